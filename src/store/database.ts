@@ -1,0 +1,91 @@
+import pg from 'pg';
+import { compile, type SqlFragment } from './sql.ts';
+
+/** What a query runs on: the pool or an open transaction. Rows come back as plain objects; bigint as number, bytea as Buffer, timestamptz as Date. */
+export interface Sql {
+  query<Row extends object = Record<string, unknown>>(fragment: SqlFragment): Promise<Row[]>;
+}
+
+export interface Database extends Sql {
+  /** Runs `work` in one transaction; rolls back where it throws. Serialisation is READ COMMITTED unless asked. */
+  transaction<T>(work: (tx: Sql) => Promise<T>, isolation?: 'repeatable read' | 'serializable'): Promise<T>;
+  /** LISTEN on a channel; the handler gets the payload. Re-established after a lost connection. */
+  listen(channel: string, handler: (payload: string) => void): Promise<{ close(): Promise<void> }>;
+  readonly url: string;
+  close(): Promise<void>;
+}
+
+const types = {
+  getTypeParser: ((oid: number, format?: 'text' | 'binary') => {
+    // int8 and numeric counts stay far below 2^53 here: block numbers, sequence numbers, byte sizes.
+    if (oid === pg.types.builtins.INT8) return Number;
+    return pg.types.getTypeParser(oid as never, format as never);
+  }) as never,
+};
+
+/** A pool of connections to the PostgreSQL at `url`. */
+export function createDatabase(options: { url: string; maxConnections?: number; onError?: (error: Error) => void }): Database {
+  const onError = options.onError ?? (() => {});
+  const pool = new pg.Pool({ connectionString: options.url, max: options.maxConnections ?? 10, types, application_name: 'oncobridge' });
+  // A connection that dies while idle must not end the process: the next query takes another.
+  pool.on('error', onError);
+  const names = new Map<string, string>();
+
+  const on = (client: pg.Pool | pg.PoolClient): Sql => ({
+    async query<Row extends object>(fragment: SqlFragment): Promise<Row[]> {
+      const { text, values } = compile(fragment);
+      if (values.length === 0) return (await client.query(text)).rows as Row[];
+      // Statements of the code are few, so each is prepared once per connection; a cap keeps dynamic searches from growing it.
+      let name = names.get(text);
+      if (name === undefined && names.size < 500) names.set(text, (name = `s${names.size}`));
+      return (await client.query({ ...(name === undefined ? {} : { name }), text, values })).rows as Row[];
+    },
+  });
+
+  return {
+    url: options.url,
+    query: on(pool).query as Database['query'],
+    async transaction(work, isolation) {
+      const client = await pool.connect();
+      let broken: Error | undefined;
+      try {
+        await client.query(isolation === undefined ? 'begin' : `begin isolation level ${isolation}`);
+        const result = await work(on(client));
+        await client.query('commit');
+        return result;
+      } catch (error) {
+        await client.query('rollback').catch((e: Error) => {
+          broken = e;
+        });
+        throw error;
+      } finally {
+        client.release(broken);
+      }
+    },
+    async listen(channel, handler) {
+      let client: pg.Client | undefined;
+      let closed = false;
+      const connect = async (): Promise<void> => {
+        const next = new pg.Client({ connectionString: options.url, keepAlive: true, application_name: 'oncobridge-listen' });
+        next.on('error', onError);
+        next.on('end', () => {
+          if (!closed) setTimeout(() => connect().catch(onError), 500).unref();
+        });
+        next.on('notification', (message) => handler(message.payload ?? ''));
+        await next.connect();
+        await next.query(`listen "${channel}"`);
+        client = next;
+      };
+      await connect();
+      return {
+        async close() {
+          closed = true;
+          await client?.end().catch(() => {});
+        },
+      };
+    },
+    async close() {
+      await pool.end();
+    },
+  };
+}

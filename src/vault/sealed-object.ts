@@ -1,0 +1,61 @@
+import type { Custodian, DocumentKeyWrap, PublicJwk } from './custodian.ts';
+
+/** What is sealed: architecture section 3, step 6. */
+export interface SealInput {
+  institution: string;
+  document: string;
+  version: number;
+  patient: string;
+  category: string;
+  categoryKey: { version: number; publicJwk: PublicJwk };
+  /** Encrypted inner header: manifest, resource ids, content digest, clinical time. The salt is added here. */
+  inner: InnerHeader;
+  pdf: Uint8Array;
+  bundle: Uint8Array;
+}
+export interface InnerHeader {
+  manifest: unknown;
+  /** source resource key -> our resource id. */
+  resourceIds: Readonly<Record<string, string>>;
+  clinicalTime?: string;
+}
+export interface SealedObject {
+  bytes: Uint8Array;
+  /** SHA-256 of `bytes`, hex: the blob's name and what the ledger entry holds. */
+  ciphertextHash: string;
+  /** HMAC-SHA-256(salt, digest of the plaintext parts), hex. */
+  commitment: string;
+  wrap: DocumentKeyWrap;
+}
+export interface OpenedObject {
+  outer: OuterHeader;
+  inner: InnerHeader & { salt: string };
+  pdf: Uint8Array;
+  bundle: Uint8Array;
+  commitment: string;
+}
+export interface OuterHeader {
+  format: string;
+  institution: string;
+  document: string;
+  version: number;
+  patient: string;
+  category: string;
+  wrap: DocumentKeyWrap;
+}
+
+export interface Sealer {
+  seal(input: SealInput): Promise<SealedObject>;
+  /** Throws SEAL_BROKEN where anything was altered, or the object is not the expected one. No plaintext before its tag. */
+  open(
+    bytes: Uint8Array,
+    expect: { document: string; version: number; patient: string; category: string; ciphertextHash: string; commitment: string },
+  ): Promise<OpenedObject>;
+  /** Opens one part only, where the other is not needed. */
+  openPart(
+    bytes: Uint8Array,
+    part: 'pdf' | 'bundle',
+    expect: { document: string; version: number; patient: string; category: string; ciphertextHash: string; commitment: string },
+  ): Promise<Uint8Array>;
+}
+export type CreateSealer = (parts: { custodian: Custodian }) => Sealer;
