@@ -1,0 +1,252 @@
+import { z } from 'zod';
+import { isReferenced, stripReference } from './references.ts';
+
+/**
+ * The one schema of every configuration file. The descriptions generate docs/configuration.md and config/schema/*.json;
+ * unknown keys are refused everywhere.
+ */
+
+const text = () => z.string().overwrite(stripReference).min(1);
+/** A secret must come by reference, never as a literal in a file that lies in version control. */
+const secret = () =>
+  z
+    .string()
+    .refine(isReferenced, { error: 'a secret must be a reference: "${env:NAME}" or "${file:path}"' })
+    .overwrite(stripReference)
+    .min(1);
+const UNITS_MS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** A duration such as `150s`, `5m`, `1d`; read as milliseconds. */
+export function parseDurationMs(value: string): number {
+  const match = /^(\d+)(ms|s|m|h|d)$/.exec(value);
+  if (!match) throw new TypeError(`not a duration: ${value}`);
+  return Number(match[1]) * (UNITS_MS[match[2] ?? ''] ?? 0);
+}
+const duration = () =>
+  z
+    .string()
+    .overwrite(stripReference)
+    .regex(/^\d+(ms|s|m|h|d)$/, 'a duration such as "150s", "5m", "1d"');
+const port = () => z.int().min(0).max(65535);
+const id = () => z.string().regex(/^[a-z][a-z0-9-]{0,39}$/, 'lower-case letters, digits and hyphens, at most 40');
+const url = () =>
+  z
+    .string()
+    .overwrite(stripReference)
+    .regex(/^https?:\/\/[^\s]+$/, 'an http(s) URL');
+
+export const serverSchema = z.strictObject({
+  schemaVersion: z.literal(1).describe('Version of this file format.'),
+  data: text().describe('Directory for everything that oncobridge keeps itself, relative to this file.'),
+  institution: z.strictObject({
+    name: text().describe('Name of the department or hospital, as printed on every PDF.'),
+    zone: text().describe('IANA time zone in which PDFs print times, e.g. America/New_York.'),
+    id: z
+      .string()
+      .regex(/^inst-[a-z2-7]{26}$/)
+      .optional()
+      .describe('Opaque id on the ledger; made at the first start where absent.'),
+  }),
+  database: z
+    .discriminatedUnion('kind', [
+      z.strictObject({ kind: z.literal('embedded') }),
+      z.strictObject({ kind: z.literal('postgres'), url: secret().describe('postgres:// URL, by reference.') }),
+    ])
+    .describe('embedded: PostgreSQL from npm as our own child. postgres: a server of yours.'),
+  queue: z
+    .discriminatedUnion('kind', [
+      z.strictObject({ kind: z.literal('postgres') }),
+      z.strictObject({
+        kind: z.literal('redis'),
+        url: secret().describe('redis:// URL, by reference; maxmemory-policy must be noeviction.'),
+      }),
+    ])
+    .describe('Transport of jobs (BullMQ); the outbox in the database is the truth.'),
+  blobs: z
+    .discriminatedUnion('kind', [
+      z.strictObject({ kind: z.literal('files'), directory: text().optional().describe('Default: blobs under `data`.') }),
+    ])
+    .describe('Where sealed objects lie.'),
+  ledger: z
+    .discriminatedUnion('kind', [
+      z.strictObject({
+        kind: z.literal('embedded'),
+        anchorEvery: duration().default('60s').describe('How often the audit is anchored on the ledger; also the heartbeat.'),
+      }),
+    ])
+    .describe('embedded: the contract over PostgreSQL, one node, no consensus.'),
+  custodian: z
+    .discriminatedUnion('kind', [
+      z.strictObject({
+        kind: z.literal('file'),
+        passphrase: secret().describe('Passphrase of the key store, by reference.'),
+        makePassphrase: z
+          .boolean()
+          .default(false)
+          .describe('Make the passphrase file at the first start. For trials; a production site keeps it elsewhere.'),
+      }),
+    ])
+    .describe("Keeper of the institution's keys."),
+  http: z.strictObject({
+    host: text().default('127.0.0.1').describe('Address to listen on; loopback unless you say otherwise.'),
+    port: port().default(8480).describe('Port of the FHIR facade; 0 takes a free one.'),
+    publicUrl: url().optional().describe('How clients reach us, where a proxy stands before; default http://host:port.'),
+    requestsPerMinute: z.int().min(1).default(6000).describe('Limit per client address.'),
+  }),
+  operations: z.strictObject({
+    port: port().default(8481).describe('Loopback port of livez, readyz and metrics; 0 takes a free one.'),
+  }),
+  auth: z.strictObject({
+    issuer: z.literal('development').describe('The built-in development issuer.'),
+    userTokenLifetime: duration().default('1h').describe('Life of a token of `oncobridge token`.'),
+  }),
+  consent: z.strictObject({
+    implicitPolicy: z
+      .literal('deny')
+      .describe('What holds where no permission says anything. The treating department reads in ARIA itself.'),
+    maxStaleness: duration().default('150s').describe('Past this age of the ledger view every read is answered 503.'),
+  }),
+  search: z
+    .strictObject({ maxPinned: z.int().min(1).max(1000).default(50).describe('Patients that a search over sealed values may open.') })
+    .prefault({}),
+  outbox: z
+    .strictObject({
+      batch: z.int().min(1).max(200).default(50).describe('Entries in one ledger transaction.'),
+      highWater: z.int().min(1).default(5000).describe('Unsettled rows at which pulls wait.'),
+      lowWater: z.int().min(0).default(2000).describe('Unsettled rows at which pulls go on.'),
+    })
+    .prefault({}),
+  pipeline: z
+    .strictObject({
+      renderThreads: z.int().min(1).max(32).default(2).describe('Worker threads that render PDFs.'),
+      wrongPatientDelay: duration()
+        .default('0s')
+        .describe('How long the right document of a moved record waits, so that nobody links the two patients by time.'),
+      page: z.enum(['A4', 'Letter']).default('A4').describe('Paper of the PDFs.'),
+    })
+    .prefault({}),
+  patients: z.strictObject({
+    authorities: z
+      .array(
+        z.strictObject({
+          id: id().describe('Name of the authority in this config.'),
+          display: text().describe('As printed beside the number, e.g. "MRN, Example Hospital".'),
+          systems: z.array(text()).min(1).describe('Identifier systems that this authority uses at the sources.'),
+        }),
+      )
+      .min(1)
+      .describe('Patients are matched by these identifiers and by nothing else.'),
+    excludeTestPatients: z.boolean().default(true).describe('Skip persons that a source marks as test patients.'),
+  }),
+  categories: z
+    .array(
+      z.strictObject({
+        id: id().describe('Category id: on the ledger, in permissions.'),
+        title: text().describe('Title of its PDFs.'),
+        layout: z.enum(['laboratory', 'history-and-physical', 'radiation-dose']).describe('PDF layout.'),
+        loinc: z
+          .string()
+          .regex(/^\d{1,5}-\d$/)
+          .describe('LOINC document type of its DocumentReference.'),
+      }),
+    )
+    .min(1)
+    .describe('The registry of categories.'),
+  sources: z.array(text()).describe('Source files, relative to this file. A source that is not listed does nothing.'),
+});
+
+const ruleSchema = z.strictObject({
+  id: id().describe('Shown in logs, metrics and explanations.'),
+  when: z
+    .strictObject({
+      type: z.array(text()).optional().describe('Resource types.'),
+      code: z.array(text()).optional().describe('`system|code` of code or type.'),
+      category: z.array(text()).optional().describe('`system|code` of category.'),
+      fhirpath: text().optional().describe('FHIRPath that must be true.'),
+    })
+    .describe('All that is given must hold.'),
+  category: id().optional().describe('File the record under this category.'),
+  skip: text().optional().describe('Skip it with this reason code.'),
+  quarantine: text().optional().describe('Hold it for a person with this reason code.'),
+});
+
+const streamSchema = z.strictObject({
+  id: id(),
+  strategy: z
+    .enum(['last-updated', 'patient-sweep'])
+    .describe('last-updated: search by _lastUpdated. patient-sweep: find patients, then read each.'),
+  search: z.array(text()).default([]).describe('Searches such as `Observation?category=laboratory`.'),
+  discover: text().optional().describe('patient-sweep: the search that finds patients, e.g. `Appointment`.'),
+  perPatient: z.array(text()).default([]).describe('patient-sweep: one request each, per patient.'),
+  lookback: duration().default('10m').describe('Overlap re-read at each pull.'),
+  initialSince: z
+    .string()
+    .regex(/^\d{4}-\d{2}-\d{2}/)
+    .optional()
+    .describe('How far back the first pull goes.'),
+  pageSize: z.int().min(1).max(1000).default(100),
+  follow: z
+    .array(z.enum(['Patient', 'Practitioner', 'Organization']))
+    .default(['Patient', 'Practitioner', 'Organization'])
+    .describe('Referenced resources to fetch too.'),
+  attachments: z.boolean().default(false).describe('Fetch attachments of documents.'),
+  use: z
+    .array(z.enum(['us-core-laboratory', 'codex-radiotherapy', 'clinical-notes']))
+    .default([])
+    .describe('Built-in rules, after your own.'),
+  rules: z.array(ruleSchema).default([]).describe('First match wins.'),
+  documentTypes: z
+    .array(z.strictObject({ code: text(), loinc: z.string().optional(), category: id() }))
+    .default([])
+    .describe('Local document types: `system|code` to category.'),
+  default: z.enum(['quarantine', 'skip']).describe('What happens to a record that no rule names.'),
+});
+
+export const sourceSchema = z.strictObject({
+  schemaVersion: z.literal(1),
+  id: id(),
+  kind: z.enum(['fhir', 'aria']).describe('fhir: any FHIR R4 server. aria: the ARIA API profile on top of it.'),
+  enabled: z.boolean().default(true),
+  baseUrl: url().describe('FHIR base of the source.'),
+  owner: text().optional().describe('Whom to call.'),
+  auth: z.discriminatedUnion('kind', [
+    z.strictObject({ kind: z.literal('none') }),
+    z.strictObject({
+      kind: z.literal('client-credentials'),
+      tokenUrl: url(),
+      clientId: text(),
+      secret: secret(),
+      scopes: z.array(text()).min(1),
+    }),
+    z.strictObject({
+      kind: z.literal('smart-backend'),
+      tokenUrl: url().optional().describe('Default: from SMART discovery.'),
+      clientId: text(),
+      key: secret().describe('Private key as JWK or PEM, by reference.'),
+      algorithm: z.enum(['ES384', 'RS384']).default('ES384'),
+      scopes: z.array(text()).min(1),
+    }),
+  ]),
+  tls: z.strictObject({ ca: text().describe('PEM bundle of the internal authority, relative to this file.') }).optional(),
+  allowedOrigins: z.array(url()).default([]).describe('Further origins that links and attachments may name.'),
+  limits: z
+    .strictObject({
+      requestsPerSecond: z.number().positive().default(20),
+      concurrency: z.int().min(1).max(32).default(2),
+      timeout: duration().default('20s'),
+      attempts: z.int().min(1).max(10).default(4),
+      maxPageBytes: z.int().min(1000).default(50_000_000),
+      maxAttachmentBytes: z.int().min(1000).default(200_000_000),
+      breaker: z.strictObject({ failures: z.int().min(1).default(5), halfOpenAfter: duration().default('30s') }).prefault({}),
+    })
+    .prefault({}),
+  schedule: z
+    .strictObject({ every: duration().default('5m') })
+    .prefault({})
+    .describe('How often `oncobridge start` pulls.'),
+  streams: z.array(streamSchema).min(1),
+});
+
+export type ServerConfig = z.output<typeof serverSchema>;
+export type SourceConfig = z.output<typeof sourceSchema>;
+export type StreamConfig = SourceConfig['streams'][number];
