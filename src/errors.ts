@@ -52,10 +52,98 @@ export const ERRORS = {
   INTERNAL: { status: 500, issue: 'exception', text: 'An internal error occurred. The request id finds it in the log.' },
   STALE: { status: 503, issue: 'transient', text: 'The ledger view is too old to decide. Try again shortly.' },
   UNAVAILABLE: { status: 503, issue: 'transient', text: 'A part that is needed is not available. Try again shortly.' },
+  // -- records --
+  CONTENT_INVALID: {
+    status: 422,
+    issue: 'invalid',
+    text: 'The content of a record cannot be read. It was set aside; see the quarantine.',
+  },
   INTEGRITY: {
     status: 500,
     issue: 'security',
     text: 'A stored object does not match the ledger. It is not served; the operator has been alarmed.',
+  },
+  // -- keys and sealed objects --
+  KEYS_LOCKED: {
+    status: 500,
+    issue: 'security',
+    text: 'The passphrase does not open the key store. Give the one it was made with.',
+  },
+  KEYS_BUSY: { status: 503, issue: 'lock-error', text: 'Another process holds the key store. Stop it, or use the command through it.' },
+  KEYS_BROKEN: {
+    status: 500,
+    issue: 'security',
+    text: 'The key store is damaged or belongs to another institution. Restore it from its own backup.',
+  },
+  KEY_MISSING: {
+    status: 500,
+    issue: 'security',
+    text: 'No key is kept here that opens this. It was destroyed, or was never given to this institution.',
+  },
+  CUSTODY_REFUSED: {
+    status: 403,
+    issue: 'forbidden',
+    text: 'The custodian signs only for a patient in its custody, on behalf of that patient or of a registrar.',
+  },
+  SEAL_BROKEN: {
+    status: 500,
+    issue: 'security',
+    text: 'A sealed object or row was altered, or is not the expected one. Nothing of it is used.',
+  },
+  // -- blobs --
+  BLOB_NAME: { status: 500, issue: 'invalid', text: 'A blob name must be <institution>/[envelopes/]<sha256 in hex>.' },
+  BLOB_MISSING: { status: 503, issue: 'not-found', text: 'A stored object is missing. Run `oncobridge reconcile`.' },
+  // -- sources --
+  SOURCE_STREAM: { status: 500, issue: 'not-found', text: 'The source has no such stream. See the source in the configuration.' },
+  SOURCE_MARK: {
+    status: 500,
+    issue: 'invalid',
+    text: "The stream's stored mark cannot be read. Set it with `oncobridge state set`, or clear it to read everything again.",
+  },
+  SOURCE_UNREACHABLE: {
+    status: 503,
+    issue: 'transient',
+    text: 'The source cannot be reached or keeps failing. It is tried again at the next pull; if this stays, run `oncobridge doctor`.',
+  },
+  SOURCE_TLS: {
+    status: 502,
+    issue: 'security',
+    text: "The source's TLS certificate is not trusted. Name its authority in `tls.ca`; checks cannot be switched off.",
+  },
+  SOURCE_AUTHENTICATION: {
+    status: 502,
+    issue: 'login',
+    text: 'Authentication failing: the source or its token service refuses our credentials. Check client id, secret or key, and scopes.',
+  },
+  SOURCE_THROTTLED: {
+    status: 503,
+    issue: 'throttled',
+    text: 'The source asks us to wait longer than one pull may. The next pull goes on.',
+  },
+  SOURCE_REFUSED: {
+    status: 502,
+    issue: 'processing',
+    text: 'The source refuses the request. Check the search in the stream, and the scopes.',
+  },
+  SOURCE_RESPONSE: {
+    status: 502,
+    issue: 'structure',
+    text: "The source's answer is damaged or is not FHIR. The page is read again at the next pull.",
+  },
+  SOURCE_ORIGIN: {
+    status: 502,
+    issue: 'security',
+    text: 'The source leads to an origin that is not allowed. If it is the same server, add it to `allowedOrigins`.',
+  },
+  SOURCE_PAGING: {
+    status: 502,
+    issue: 'structure',
+    text: "The source's pages go round in a circle. The stream stops here and its mark stays.",
+  },
+  SOURCE_TOO_LARGE: {
+    status: 502,
+    issue: 'too-long',
+    text: "The source's answer exceeds a limit. Lower the page size or raise the limit.",
   },
 } as const satisfies Record<string, ErrorRow>;
 
