@@ -53,7 +53,7 @@ create table subject (
   pat text not null, document text not null unique,
   version integer not null default 0,              -- newest filed version of its document
   own_hash text,                                   -- hash over the content of the own records in that version
-  dirty boolean not null default true, dirty_at timestamptz not null default now(),
+  dirty boolean not null default true, dirty_at timestamptz not null default now(), touched integer not null default 0,
   withdrawn_at timestamptz, withdrawn_reason text,
   unique (category, key, pat)
 );

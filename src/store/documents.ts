@@ -1,0 +1,130 @@
+import type { Sql } from './database.ts';
+import { sql } from './sql.ts';
+
+/** A filed version of a document: where its sealed object lies and what the ledger says of it. */
+export interface DocumentVersionRow {
+  document: string;
+  version: number;
+  sub: string;
+  pat: string;
+  category: string;
+  pointer: string;
+  ciphertext_hash: string;
+  commitment: string;
+  key_version: number;
+  size_bytes: number;
+  manifest_hash: string;
+  clinical_time: Date | null;
+  outbox: string;
+  filed_at: Date;
+  header: Buffer;
+}
+
+export interface NewDocumentVersion {
+  document: string;
+  version: number;
+  sub: string;
+  pat: string;
+  category: string;
+  pointer: string;
+  ciphertextHash: string;
+  commitment: string;
+  keyVersion: number;
+  sizeBytes: number;
+  manifestHash: string;
+  clinicalTime: Date | null;
+  outbox: string;
+  header: Buffer;
+  ownHash: string;
+  /** `touched` of the subject as assembly saw it. */
+  seenTouched: number;
+  ownRecords: readonly string[];
+}
+
+/** Names of objects about to be put, committed before the puts, so that a sweep can find what nothing points at. */
+export async function announcePuts(sqlOn: Sql, names: readonly string[]): Promise<void> {
+  await sqlOn.query(sql`insert into puts (name) select unnest(${names}::text[]) on conflict (name) do update set at = now()`);
+}
+
+/** Objects put longer ago than this that no document version points at. */
+export async function orphanPuts(sqlOn: Sql, olderThanMs: number): Promise<string[]> {
+  const rows = await sqlOn.query<{ name: string }>(sql`
+    select name from puts where at < now() - ${olderThanMs} * interval '1 ms'
+      and not exists (select 1 from document_version d where d.pointer = puts.name)`);
+  return rows.map((row) => row.name);
+}
+
+export async function forgetPuts(sqlOn: Sql, names: readonly string[]): Promise<void> {
+  await sqlOn.query(sql`delete from puts where name = any(${names})`);
+}
+
+/**
+ * Files document versions: their rows, the subject's new version and the records that each is about. Returns the
+ * documents whose subject moved on meanwhile (another process filed it): the caller rolls back.
+ */
+export async function insertDocumentVersions(tx: Sql, documents: readonly NewDocumentVersion[]): Promise<string[]> {
+  const column = <K extends keyof NewDocumentVersion>(name: K): NewDocumentVersion[K][] => documents.map((document) => document[name]);
+  await tx.query(sql`
+    insert into document_version (document, version, sub, pat, category, pointer, ciphertext_hash, commitment, key_version, size_bytes, manifest_hash,
+      clinical_time, outbox, header)
+    select * from unnest(${column('document')}::text[], ${column('version')}::int[], ${column('sub')}::text[], ${column('pat')}::text[],
+      ${column('category')}::text[], ${column('pointer')}::text[], ${column('ciphertextHash')}::text[], ${column('commitment')}::text[],
+      ${column('keyVersion')}::int[], ${column('sizeBytes')}::int[], ${column('manifestHash')}::text[], ${column('clinicalTime')}::timestamptz[],
+      ${column('outbox')}::text[], ${column('header')}::bytea[])`);
+  const updated = await tx.query<{ document: string }>(sql`
+    update subject s set version = t.version, own_hash = t.own_hash, dirty = s.touched <> t.touched, withdrawn_at = null, withdrawn_reason = null
+    from unnest(${column('sub')}::text[], ${column('version')}::int[], ${column('ownHash')}::text[], ${column('seenTouched')}::int[])
+      as t(sub, version, own_hash, touched)
+    where s.sub = t.sub and s.version = t.version - 1
+    returning s.document`);
+  const own = documents.flatMap((d) =>
+    d.ownRecords.map((rec) => ({ rec, sub: d.sub, document: d.document, version: d.version, category: d.category, pat: d.pat })),
+  );
+  await tx.query(sql`
+    update record r set outcome = 'own', reason = null, sub = t.sub, document = t.document, document_version = t.version, category = t.category, pat = t.pat
+    from unnest(${own.map((o) => o.rec)}::text[], ${own.map((o) => o.sub)}::text[], ${own.map((o) => o.document)}::text[],
+      ${own.map((o) => o.version)}::int[], ${own.map((o) => o.category)}::text[], ${own.map((o) => o.pat)}::text[]) as t(rec, sub, document, version, category, pat)
+    where r.rec = t.rec`);
+  const done = new Set(updated.map((row) => row.document));
+  return documents.filter((d) => !done.has(d.document)).map((d) => d.document);
+}
+
+const COLUMNS = sql`document, version, sub, pat, category, pointer, ciphertext_hash, commitment, key_version, size_bytes, manifest_hash, clinical_time, outbox, filed_at, header`;
+
+export async function documentVersions(sqlOn: Sql, document: string): Promise<DocumentVersionRow[]> {
+  return sqlOn.query<DocumentVersionRow>(sql`select ${COLUMNS} from document_version where document = ${document} order by version`);
+}
+
+export async function documentVersion(sqlOn: Sql, document: string, version: number): Promise<DocumentVersionRow | undefined> {
+  const [row] = await sqlOn.query<DocumentVersionRow>(
+    sql`select ${COLUMNS} from document_version where document = ${document} and version = ${version}`,
+  );
+  return row;
+}
+
+/** All filed versions in pages by key, for reconcile. */
+export async function documentVersionsAfter(
+  sqlOn: Sql,
+  after: { document: string; version: number },
+  limit: number,
+): Promise<DocumentVersionRow[]> {
+  return sqlOn.query<DocumentVersionRow>(sql`
+    select ${COLUMNS} from document_version where (document, version) > (${after.document}, ${after.version}) order by document, version limit ${limit}`);
+}
+
+/** A withdrawn version now lies sealed to the institution alone, under a new name. */
+export async function movePointer(tx: Sql, document: string, version: number, pointer: string, sizeBytes: number): Promise<void> {
+  await tx.query(
+    sql`update document_version set pointer = ${pointer}, size_bytes = ${sizeBytes}, key_version = 0 where document = ${document} and version = ${version}`,
+  );
+}
+
+/** Ids that source resources got, the same over versions and rebuilds; missing ones are made. */
+export async function resourceIds(tx: Sql, wanted: readonly { key: string; id: string }[]): Promise<Map<string, string>> {
+  if (wanted.length === 0) return new Map();
+  // `do update` returns the row that stands, whether it was there before or not, also against another writer.
+  const rows = await tx.query<{ key: string; id: string }>(sql`
+    insert into resource_identity (key, id) select * from unnest(${wanted.map((w) => w.key)}::text[], ${wanted.map((w) => w.id)}::text[])
+    on conflict (key) do update set key = excluded.key returning key, id`);
+  return new Map(rows.map((row) => [row.key, row.id]));
+}

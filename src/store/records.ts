@@ -1,0 +1,194 @@
+import type { Sql } from './database.ts';
+import { sql } from './sql.ts';
+
+/** One record version as it is kept: sealed raw bytes and the stored decision on it. */
+export interface RecordRow {
+  rec: string;
+  source: string;
+  stream: string;
+  type: string;
+  key: string;
+  version_key: string;
+  content: string;
+  raw: Buffer;
+  sealed_for: string | null;
+  last_updated: Date | null;
+  received_at: Date;
+  current: boolean;
+  deleted: boolean;
+  outcome: 'pending' | 'own' | 'skip' | 'quarantine';
+  reason: string | null;
+  rule: string | null;
+  config_hash: string | null;
+  category: string | null;
+  pat: string | null;
+  sub: string | null;
+  document: string | null;
+  document_version: number | null;
+}
+
+export interface NewRecord {
+  rec: string;
+  source: string;
+  stream: string;
+  type: string;
+  key: string;
+  versionKey: string;
+  content: string;
+  raw: Buffer;
+  sealedFor: string | null;
+  lastUpdated: Date | null;
+  current: boolean;
+  deleted: boolean;
+  outcome: RecordRow['outcome'];
+  reason: string | null;
+  rule: string | null;
+  configHash: string;
+  category: string | null;
+  pat: string | null;
+  links: readonly { relation: string; target: string }[];
+  analyte: { analyte: string; at: Date } | null;
+}
+
+const COLUMNS = sql`rec, source, stream, type, key, version_key, content, raw, sealed_for, last_updated, received_at, current, deleted,
+  outcome, reason, rule, config_hash, category, pat, sub, document, document_version`;
+
+/** Which of these versions are stored already. */
+export async function knownVersions(sqlOn: Sql, versionKeys: readonly string[]): Promise<Set<string>> {
+  const rows = await sqlOn.query<{ version_key: string }>(sql`select version_key from record where version_key = any(${versionKeys})`);
+  return new Set(rows.map((row) => row.version_key));
+}
+
+/** The current versions of these keys, without their raw bytes. */
+export async function currentOf(
+  sqlOn: Sql,
+  keys: readonly string[],
+): Promise<
+  Map<
+    string,
+    { rec: string; content: string; last_updated: Date | null; outcome: string; sub: string | null; pat: string | null; deleted: boolean }
+  >
+> {
+  const rows = await sqlOn.query<{
+    key: string;
+    rec: string;
+    content: string;
+    last_updated: Date | null;
+    outcome: string;
+    sub: string | null;
+    pat: string | null;
+    deleted: boolean;
+  }>(sql`select key, rec, content, last_updated, outcome, sub, pat, deleted from record where key = any(${keys}) and current`);
+  return new Map(rows.map((row) => [row.key, row]));
+}
+
+/** Stores a page's records with their links in a few statements. A version that is there already is left alone. */
+export async function insertRecords(tx: Sql, records: readonly NewRecord[]): Promise<void> {
+  if (records.length === 0) return;
+  const column = <K extends keyof NewRecord>(name: K): NewRecord[K][] => records.map((record) => record[name]);
+  const supersedes = records.filter((record) => record.current).map((record) => record.key);
+  // An older version that no document took is superseded; one that a document took stays that document's.
+  await tx.query(sql`
+    update record set current = false,
+      outcome = case when outcome = 'pending' then 'skip' else outcome end,
+      reason = case when outcome = 'pending' then 'SUPERSEDED' else reason end
+    where key = any(${supersedes}) and current`);
+  await tx.query(sql`
+    insert into record (rec, source, stream, type, key, version_key, content, raw, sealed_for, last_updated, current, deleted, outcome, reason, rule,
+      config_hash, category, pat, decided_at)
+    select *, now() from unnest(${column('rec')}::text[], ${column('source')}::text[], ${column('stream')}::text[], ${column('type')}::text[],
+      ${column('key')}::text[], ${column('versionKey')}::text[], ${column('content')}::text[], ${column('raw')}::bytea[],
+      ${column('sealedFor')}::text[], ${column('lastUpdated')}::timestamptz[], ${column('current')}::boolean[], ${column('deleted')}::boolean[],
+      ${column('outcome')}::text[], ${column('reason')}::text[], ${column('rule')}::text[], ${column('configHash')}::text[],
+      ${column('category')}::text[], ${column('pat')}::text[])
+    on conflict (version_key) do nothing`);
+  const links = records.flatMap((record) => record.links.map((link) => ({ rec: record.rec, ...link })));
+  if (links.length > 0)
+    await tx.query(sql`
+      insert into record_link (rec, relation, target)
+      select t.* from unnest(${links.map((l) => l.rec)}::text[], ${links.map((l) => l.relation)}::text[], ${links.map((l) => l.target)}::text[]) as t(rec, relation, target)
+      where exists (select 1 from record r where r.rec = t.rec)
+      on conflict do nothing`);
+  const analytes = records.filter((record) => record.analyte !== null && record.pat !== null);
+  if (analytes.length > 0)
+    await tx.query(sql`
+      insert into record_analyte (rec, pat, analyte, at)
+      select t.* from unnest(${analytes.map((r) => r.rec)}::text[], ${analytes.map((r) => r.pat)}::text[],
+        ${analytes.map((r) => r.analyte?.analyte)}::text[], ${analytes.map((r) => r.analyte?.at)}::timestamptz[]) as t(rec, pat, analyte, at)
+      where exists (select 1 from record r where r.rec = t.rec)
+      on conflict do nothing`);
+}
+
+export async function recordsById(sqlOn: Sql, recs: readonly string[]): Promise<RecordRow[]> {
+  return sqlOn.query<RecordRow>(sql`select ${COLUMNS} from record where rec = any(${recs}) order by seq`);
+}
+
+/** Pending records of a source with this reason (or any), oldest first. */
+export async function pendingRecords(sqlOn: Sql, source: string, reasons: readonly string[], limit: number): Promise<RecordRow[]> {
+  return sqlOn.query<RecordRow>(
+    sql`select ${COLUMNS} from record where source = ${source} and outcome = 'pending' and current and reason = any(${reasons}) order by seq limit ${limit}`,
+  );
+}
+
+/**
+ * The records of a subject: from its key along the links in both directions, but through a volume only forward (a
+ * reference point shared by two courses must not join them), and never past another subject's root.
+ */
+export async function gatherRecords(sqlOn: Sql, subjectKey: string): Promise<RecordRow[]> {
+  return sqlOn.query<RecordRow>(sql`
+    with recursive reach(key, depth) as (
+      select ${subjectKey}::text, 0
+      union
+      select step.key, reach.depth + 1 from reach
+      cross join lateral (
+        select l.target as key from record r join record_link l on l.rec = r.rec where r.key = reach.key and r.current and r.type <> 'BodyStructure'
+        union
+        select r.key from record_link l join record r on r.rec = l.rec and r.current where l.target = reach.key and l.relation <> 'volume'
+      ) step
+      where reach.depth < 8 and (reach.depth = 0 or not exists (select 1 from subject s where s.key = reach.key))
+        and not exists (select 1 from subject s where s.key = step.key and s.key <> ${subjectKey} and s.withdrawn_at is null)
+    )
+    select ${COLUMNS} from record where current and key in (select key from reach) order by type, seq`);
+}
+
+/** Earlier results of the same analytes, newest first, at most `perAnalyte` each: what a trend draws. */
+export async function earlierResults(
+  sqlOn: Sql,
+  pat: string,
+  analytes: readonly string[],
+  before: Date,
+  excluding: readonly string[],
+  perAnalyte: number,
+): Promise<RecordRow[]> {
+  if (analytes.length === 0) return [];
+  return sqlOn.query<RecordRow>(sql`
+    select ${COLUMNS} from record where rec in (
+      select x.rec from unnest(${analytes}::text[]) as a(analyte) cross join lateral (
+        select ra.rec from record_analyte ra join record r on r.rec = ra.rec and r.current and not r.deleted and r.outcome in ('own', 'pending')
+        where ra.pat = ${pat} and ra.analyte = a.analyte and ra.at < ${before} and ra.rec <> all(${excluding})
+        order by ra.at desc limit ${perAnalyte}) x)
+    order by last_updated desc`);
+}
+
+/** The version before the current one, of each key that has one: what a correction shows as the old value. */
+export async function previousVersions(sqlOn: Sql, keys: readonly string[]): Promise<RecordRow[]> {
+  if (keys.length === 0) return [];
+  return sqlOn.query<RecordRow>(sql`
+    select distinct on (key) ${COLUMNS} from record where key = any(${keys}) and not current and not deleted order by key, seq desc`);
+}
+
+export async function decide(
+  tx: Sql,
+  rec: string,
+  decision: { outcome: RecordRow['outcome']; reason?: string | null; rule?: string | null; category?: string | null; pat?: string | null },
+): Promise<void> {
+  await tx.query(sql`
+    update record set outcome = ${decision.outcome}, reason = ${decision.reason ?? null}, rule = coalesce(${decision.rule ?? null}, rule),
+      category = coalesce(${decision.category ?? null}, category), pat = coalesce(${decision.pat ?? null}, pat), decided_at = now()
+    where rec = ${rec}`);
+}
+
+/** Newest content and version per (type, id) key, so that a sweep need not fetch what has not changed. */
+export async function storedVersionIds(sqlOn: Sql, key: string): Promise<{ rec: string; raw: Buffer; sealed_for: string | null }[]> {
+  return sqlOn.query(sql`select rec, raw, sealed_for from record where key = ${key} and current`);
+}

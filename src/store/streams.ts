@@ -1,0 +1,54 @@
+import type { Database, Sql } from './database.ts';
+import { sql } from './sql.ts';
+
+/** Marks of streams, sealed by the caller, and the lease that lets one puller work at a time. */
+export interface StreamState {
+  mark: Buffer | undefined;
+  lastSuccess: Date | undefined;
+  lastError: string | undefined;
+}
+
+/** Takes the lease for `leaseMs`; false where another puller holds it. */
+export async function leaseStream(database: Database, source: string, stream: string, leaseMs: number): Promise<boolean> {
+  const rows = await database.query(sql`
+    insert into stream (source, stream, running_until) values (${source}, ${stream}, now() + ${leaseMs} * interval '1 ms')
+    on conflict (source, stream) do update set running_until = excluded.running_until
+      where stream.running_until is null or stream.running_until < now()
+    returning source`);
+  return rows.length > 0;
+}
+
+/** Prolongs the lease and stores the mark, inside the transaction that stored the page. */
+export async function advanceStream(tx: Sql, source: string, stream: string, mark: Buffer | undefined, leaseMs: number): Promise<void> {
+  await tx.query(sql`
+    update stream set mark = coalesce(${mark ?? null}, mark), running_until = now() + ${leaseMs} * interval '1 ms'
+    where source = ${source} and stream = ${stream}`);
+}
+
+export async function releaseStream(sqlOn: Sql, source: string, stream: string, error: string | undefined): Promise<void> {
+  await sqlOn.query(sql`
+    update stream set running_until = null, last_error = ${error ?? null},
+      last_success = case when ${error === undefined} then now() else last_success end
+    where source = ${source} and stream = ${stream}`);
+}
+
+/** After a crash nobody holds the leases of this process any more; the one start path frees them. */
+export async function freeLeases(sqlOn: Sql): Promise<void> {
+  await sqlOn.query(sql`update stream set running_until = null where running_until is not null`);
+}
+
+export async function readStream(sqlOn: Sql, source: string, stream: string): Promise<StreamState | undefined> {
+  const [row] = await sqlOn.query<{ mark: Buffer | null; last_success: Date | null; last_error: string | null }>(
+    sql`select mark, last_success, last_error from stream where source = ${source} and stream = ${stream}`,
+  );
+  if (row === undefined) return undefined;
+  return { mark: row.mark ?? undefined, lastSuccess: row.last_success ?? undefined, lastError: row.last_error ?? undefined };
+}
+
+export async function listStreams(
+  sqlOn: Sql,
+): Promise<{ source: string; stream: string; last_success: Date | null; last_error: string | null; running: boolean }[]> {
+  return sqlOn.query(
+    sql`select source, stream, last_success, last_error, coalesce(running_until > now(), false) as running from stream order by 1, 2`,
+  );
+}
