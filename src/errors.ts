@@ -145,6 +145,48 @@ export const ERRORS = {
     issue: 'too-long',
     text: "The source's answer exceeds a limit. Lower the page size or raise the limit.",
   },
+  // -- store and queue --
+  POSTGRES_MISSING: {
+    status: 500,
+    issue: 'not-found',
+    text: 'The embedded PostgreSQL is not installed for this platform. Run `npm install` (with optional dependencies), or configure a PostgreSQL by URL.',
+  },
+  POSTGRES_ROOT: {
+    status: 500,
+    issue: 'security',
+    text: 'PostgreSQL does not run as root, user namespaces are barred here, and no unprivileged account can reach both the program and the data folder. Start oncobridge as an ordinary user, or move the data folder and the program where such an account can reach them, or configure a PostgreSQL by URL.',
+  },
+  POSTGRES_FAILED: {
+    status: 500,
+    issue: 'exception',
+    text: 'The embedded PostgreSQL did not start. Its log lies in its folder beside the data.',
+  },
+  POSTGRES_BUSY: {
+    status: 500,
+    issue: 'lock-error',
+    text: 'Another process holds the database folder and its server does not answer. Wait for it or end it.',
+  },
+  POSTGRES_VERSION: {
+    status: 500,
+    issue: 'not-supported',
+    text: 'The database folder was made by another major version of PostgreSQL. Dump it with that version and restore it into a new folder.',
+  },
+  MIGRATION_NEWER: {
+    status: 500,
+    issue: 'not-supported',
+    text: 'The database was migrated by a newer oncobridge. Install that version or newer.',
+  },
+  MIGRATION_EDITED: {
+    status: 500,
+    issue: 'conflict',
+    text: 'A migration that the database already has was changed afterwards. Restore the file; changes go into a new migration.',
+  },
+  QUEUE_EVICTS: {
+    status: 500,
+    issue: 'business-rule',
+    text: 'Redis may evict jobs. Set `maxmemory-policy noeviction`.',
+  },
+  QUEUE_UNAVAILABLE: { status: 503, issue: 'transient', text: 'The queue does not answer. Check its server; nothing is lost meanwhile.' },
 } as const satisfies Record<string, ErrorRow>;
 
 export type ErrorCode = keyof typeof ERRORS;

@@ -3,7 +3,7 @@
 create schema projection;
 
 create table projection.checkpoint (
-  only boolean primary key default true check (only),
+  one boolean primary key default true check (one), -- `only` is a reserved word
   height bigint not null,                 -- number of blocks applied
   tip text not null,
   own_seen_at timestamptz                 -- submit time of the newest own transaction that came back (freshness)
