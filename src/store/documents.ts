@@ -36,8 +36,6 @@ export interface NewDocumentVersion {
   outbox: string;
   header: Buffer;
   ownHash: string;
-  /** `touched` of the subject as assembly saw it. */
-  seenTouched: number;
   ownRecords: readonly string[];
 }
 
@@ -72,10 +70,9 @@ export async function insertDocumentVersions(tx: Sql, documents: readonly NewDoc
       ${column('keyVersion')}::int[], ${column('sizeBytes')}::int[], ${column('manifestHash')}::text[], ${column('clinicalTime')}::timestamptz[],
       ${column('outbox')}::text[], ${column('header')}::bytea[])`);
   const updated = await tx.query<{ document: string }>(sql`
-    update subject s set version = t.version, own_hash = t.own_hash, dirty = s.touched <> t.touched, withdrawn_at = null, withdrawn_reason = null
-    from unnest(${column('sub')}::text[], ${column('version')}::int[], ${column('ownHash')}::text[], ${column('seenTouched')}::int[])
-      as t(sub, version, own_hash, touched)
-    where s.sub = t.sub and s.version = t.version - 1
+    update subject s set version = t.version, own_hash = t.own_hash
+    from unnest(${column('sub')}::text[], ${column('version')}::int[], ${column('ownHash')}::text[]) as t(sub, version, own_hash)
+    where s.sub = t.sub and s.version = t.version - 1 and s.withdrawn_at is null
     returning s.document`);
   const own = documents.flatMap((d) =>
     d.ownRecords.map((rec) => ({ rec, sub: d.sub, document: d.document, version: d.version, category: d.category, pat: d.pat })),

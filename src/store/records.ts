@@ -48,6 +48,7 @@ export interface NewRecord {
   pat: string | null;
   links: readonly { relation: string; target: string }[];
   analyte: { analyte: string; at: Date } | null;
+  notBefore: Date | null;
 }
 
 const COLUMNS = sql`rec, source, stream, type, key, version_key, content, raw, sealed_for, last_updated, received_at, current, deleted,
@@ -95,12 +96,15 @@ export async function insertRecords(tx: Sql, records: readonly NewRecord[]): Pro
     where key = any(${supersedes}) and current`);
   await tx.query(sql`
     insert into record (rec, source, stream, type, key, version_key, content, raw, sealed_for, last_updated, current, deleted, outcome, reason, rule,
-      config_hash, category, pat, decided_at)
-    select *, now() from unnest(${column('rec')}::text[], ${column('source')}::text[], ${column('stream')}::text[], ${column('type')}::text[],
+      config_hash, category, pat, not_before, decided_at)
+    select rec, source, stream, type, key, version_key, content, raw, sealed_for, last_updated, current, deleted, outcome, reason, rule,
+      config_hash, category, pat, coalesce(not_before, now()), now() from unnest(${column('rec')}::text[], ${column('source')}::text[], ${column('stream')}::text[], ${column('type')}::text[],
       ${column('key')}::text[], ${column('versionKey')}::text[], ${column('content')}::text[], ${column('raw')}::bytea[],
       ${column('sealedFor')}::text[], ${column('lastUpdated')}::timestamptz[], ${column('current')}::boolean[], ${column('deleted')}::boolean[],
       ${column('outcome')}::text[], ${column('reason')}::text[], ${column('rule')}::text[], ${column('configHash')}::text[],
-      ${column('category')}::text[], ${column('pat')}::text[])
+      ${column('category')}::text[], ${column('pat')}::text[], ${column('notBefore')}::timestamptz[])
+      as t(rec, source, stream, type, key, version_key, content, raw, sealed_for, last_updated, current, deleted, outcome, reason, rule,
+        config_hash, category, pat, not_before)
     on conflict (version_key) do nothing`);
   const links = records.flatMap((record) => record.links.map((link) => ({ rec: record.rec, ...link })));
   if (links.length > 0)
@@ -123,32 +127,37 @@ export async function recordsById(sqlOn: Sql, recs: readonly string[]): Promise<
   return sqlOn.query<RecordRow>(sql`select ${COLUMNS} from record where rec = any(${recs}) order by seq`);
 }
 
-/** Pending records of a source with this reason (or any), oldest first. */
-export async function pendingRecords(sqlOn: Sql, source: string, reasons: readonly string[], limit: number): Promise<RecordRow[]> {
-  return sqlOn.query<RecordRow>(
-    sql`select ${COLUMNS} from record where source = ${source} and outcome = 'pending' and current and reason = any(${reasons}) order by seq limit ${limit}`,
-  );
+/** Records that wait for assembly, oldest first; `excluding` are under way or waiting for more. */
+export async function pendingRecords(sqlOn: Sql, limit: number, excluding: readonly string[]): Promise<{ rec: string; key: string }[]> {
+  return sqlOn.query(sql`
+    select rec, key from record where outcome = 'pending' and current and not_before <= now() and rec <> all(${excluding}) order by seq limit ${limit}`);
 }
 
-/**
- * The records of a subject: from its key along the links in both directions, but through a volume only forward (a
- * reference point shared by two courses must not join them), and never past another subject's root.
- */
-export async function gatherRecords(sqlOn: Sql, subjectKey: string): Promise<RecordRow[]> {
+export async function pendingCount(sqlOn: Sql): Promise<number> {
+  const [row] = await sqlOn.query<{ count: number }>(
+    sql`select count(*) as count from record where outcome = 'pending' and current and not_before <= now()`,
+  );
+  return row?.count ?? 0;
+}
+
+/** Everything that the links connect with this record, in both directions: all that its subject can be made of. */
+export async function connectedRecords(sqlOn: Sql, key: string): Promise<RecordRow[]> {
   return sqlOn.query<RecordRow>(sql`
-    with recursive reach(key, depth) as (
-      select ${subjectKey}::text, 0
+    with recursive reach(key) as (
+      select ${key}::text
       union
-      select step.key, reach.depth + 1 from reach
-      cross join lateral (
-        select l.target as key from record r join record_link l on l.rec = r.rec where r.key = reach.key and r.current and r.type <> 'BodyStructure'
-        union
-        select r.key from record_link l join record r on r.rec = l.rec and r.current where l.target = reach.key and l.relation <> 'volume'
+      select step.key from reach cross join lateral (
+        select l.target as key from record r join record_link l on l.rec = r.rec where r.key = reach.key and r.current
+        union all
+        select r.key from record_link l join record r on r.rec = l.rec and r.current where l.target = reach.key
       ) step
-      where reach.depth < 8 and (reach.depth = 0 or not exists (select 1 from subject s where s.key = reach.key))
-        and not exists (select 1 from subject s where s.key = step.key and s.key <> ${subjectKey} and s.withdrawn_at is null)
     )
-    select ${COLUMNS} from record where current and key in (select key from reach) order by type, seq`);
+    select ${COLUMNS} from record where current and key in (select key from reach) order by seq`);
+}
+
+export async function currentByKeys(sqlOn: Sql, keys: readonly string[]): Promise<RecordRow[]> {
+  if (keys.length === 0) return [];
+  return sqlOn.query<RecordRow>(sql`select ${COLUMNS} from record where key = any(${keys}) and current and not deleted`);
 }
 
 /** Earlier results of the same analytes, newest first, at most `perAnalyte` each: what a trend draws. */
@@ -179,16 +188,10 @@ export async function previousVersions(sqlOn: Sql, keys: readonly string[]): Pro
 
 export async function decide(
   tx: Sql,
-  rec: string,
-  decision: { outcome: RecordRow['outcome']; reason?: string | null; rule?: string | null; category?: string | null; pat?: string | null },
+  recs: readonly string[],
+  decision: { outcome: RecordRow['outcome']; reason: string | null },
 ): Promise<void> {
+  if (recs.length === 0) return;
   await tx.query(sql`
-    update record set outcome = ${decision.outcome}, reason = ${decision.reason ?? null}, rule = coalesce(${decision.rule ?? null}, rule),
-      category = coalesce(${decision.category ?? null}, category), pat = coalesce(${decision.pat ?? null}, pat), decided_at = now()
-    where rec = ${rec}`);
-}
-
-/** Newest content and version per (type, id) key, so that a sweep need not fetch what has not changed. */
-export async function storedVersionIds(sqlOn: Sql, key: string): Promise<{ rec: string; raw: Buffer; sealed_for: string | null }[]> {
-  return sqlOn.query(sql`select rec, raw, sealed_for from record where key = ${key} and current`);
+    update record set outcome = ${decision.outcome}, reason = ${decision.reason}, decided_at = now() where rec = any(${recs})`);
 }

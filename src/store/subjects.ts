@@ -8,73 +8,66 @@ export interface SubjectRow {
   key: string;
   pat: string;
   document: string;
+  /** Newest filed version; 0 before the first. */
   version: number;
   own_hash: string | null;
-  /** Raised at every change, so that a change during assembly is not lost. */
-  touched: number;
   withdrawn_at: Date | null;
   withdrawn_reason: string | null;
 }
 
-/** Makes subjects that are not there yet; marks the ones that are as changed. Ids are kept where they exist. */
-export async function touchSubjects(
+const COLUMNS = sql`sub, category, key, pat, document, version, own_hash, withdrawn_at, withdrawn_reason`;
+
+/** Subjects by any of their names (hashed), of whatever patient: another patient's means that the record was moved. */
+export async function subjectsByKeys(sqlOn: Sql, keys: readonly string[]): Promise<SubjectRow[]> {
+  return sqlOn.query<SubjectRow>(sql`select ${COLUMNS} from subject where key = any(${keys})`);
+}
+
+/** The subject's row, made where it is not there yet; `document` is fixed from then on. */
+export async function ensureSubject(
   tx: Sql,
-  subjects: readonly { sub: string; category: string; key: string; pat: string; document: string; delayMs: number }[],
-): Promise<void> {
-  if (subjects.length === 0) return;
-  await tx.query(sql`
-    insert into subject (sub, category, key, pat, document, dirty_at)
-    select sub, category, key, pat, document, now() + delay * interval '1 ms'
-    from unnest(${subjects.map((s) => s.sub)}::text[], ${subjects.map((s) => s.category)}::text[], ${subjects.map((s) => s.key)}::text[],
-      ${subjects.map((s) => s.pat)}::text[], ${subjects.map((s) => s.document)}::text[], ${subjects.map((s) => s.delayMs)}::double precision[])
-      as t(sub, category, key, pat, document, delay)
-    on conflict (category, key, pat) do update set dirty = true, touched = subject.touched + 1, dirty_at = greatest(subject.dirty_at, excluded.dirty_at)`);
-}
-
-/** Marks every subject that these record keys may belong to: along the links, up to the nearest roots. */
-export async function touchByLinks(tx: Sql, keys: readonly string[]): Promise<void> {
-  if (keys.length === 0) return;
-  await tx.query(sql`
-    with recursive up(key, depth) as (
-      select unnest(${keys}::text[]), 0
-      union
-      select step.key, up.depth + 1 from up
-      cross join lateral (
-        select r.key from record_link l join record r on r.rec = l.rec and r.current where l.target = up.key
-        union
-        select l.target from record r join record_link l on l.rec = r.rec where r.key = up.key and r.current and l.relation <> 'volume'
-      ) step
-      where up.depth < 6 and not exists (select 1 from subject s where s.key = up.key)
-    )
-    update subject set dirty = true, touched = touched + 1, dirty_at = greatest(dirty_at, now()) where key in (select key from up)`);
-}
-
-/** Subjects of other patients with the same key: the record was filed to the wrong patient and moved. */
-export async function movedAway(sqlOn: Sql, roots: readonly { category: string; key: string; pat: string }[]): Promise<SubjectRow[]> {
-  if (roots.length === 0) return [];
-  return sqlOn.query<SubjectRow>(sql`
-    select s.* from subject s
-    join unnest(${roots.map((r) => r.category)}::text[], ${roots.map((r) => r.key)}::text[], ${roots.map((r) => r.pat)}::text[]) as t(category, key, pat)
-      on s.key = t.key and (s.pat <> t.pat or s.category <> t.category)
-    where s.withdrawn_at is null`);
-}
-
-export async function dirtySubjects(sqlOn: Sql, limit: number, excluding: readonly string[]): Promise<SubjectRow[]> {
-  return sqlOn.query<SubjectRow>(sql`
-    select * from subject where dirty and dirty_at <= now() and sub <> all(${excluding}) order by dirty_at, sub limit ${limit}`);
-}
-
-export async function subjectById(sqlOn: Sql, sub: string): Promise<SubjectRow | undefined> {
-  const [row] = await sqlOn.query<SubjectRow>(sql`select * from subject where sub = ${sub}`);
+  subject: { sub: string; category: string; key: string; pat: string; document: string },
+): Promise<SubjectRow> {
+  const [row] = await tx.query<SubjectRow>(sql`
+    insert into subject (sub, category, key, pat, document)
+    values (${subject.sub}, ${subject.category}, ${subject.key}, ${subject.pat}, ${subject.document})
+    on conflict (category, key, pat) do update set key = excluded.key returning ${COLUMNS}`);
+  if (row === undefined) throw new Error('subject was neither inserted nor found');
   return row;
 }
 
-/** Not changed after all, or nothing to do now. A change that came meanwhile (`touched` moved on) stays. */
-export async function settleSubject(tx: Sql, sub: string, seenTouched: number): Promise<void> {
-  await tx.query(sql`update subject set dirty = false where sub = ${sub} and touched = ${seenTouched}`);
+/** While less was known a subject went by another name; it keeps its document under the lasting one. */
+export async function renameSubject(tx: Sql, sub: string, key: string): Promise<void> {
+  await tx.query(sql`update subject set key = ${key} where sub = ${sub}`);
 }
 
-export async function dirtyCount(sqlOn: Sql): Promise<number> {
-  const [row] = await sqlOn.query<{ count: number }>(sql`select count(*) as count from subject where dirty and dirty_at <= now()`);
-  return row?.count ?? 0;
+export async function subjectById(sqlOn: Sql, sub: string): Promise<SubjectRow | undefined> {
+  const [row] = await sqlOn.query<SubjectRow>(sql`select ${COLUMNS} from subject where sub = ${sub}`);
+  return row;
+}
+
+export async function subjectByDocument(sqlOn: Sql, document: string): Promise<SubjectRow | undefined> {
+  const [row] = await sqlOn.query<SubjectRow>(sql`select ${COLUMNS} from subject where document = ${document}`);
+  return row;
+}
+
+/** Of these subjects, the ones that no current record is about any more. */
+export async function emptiedSubjects(sqlOn: Sql, subs: readonly string[]): Promise<SubjectRow[]> {
+  if (subs.length === 0) return [];
+  return sqlOn.query<SubjectRow>(sql`
+    select ${COLUMNS} from subject s where sub = any(${subs}) and withdrawn_at is null and version > 0
+      and not exists (select 1 from record r where r.sub = s.sub and r.current and r.outcome = 'own')`);
+}
+
+/** Marks a subject withdrawn; false where it was already. The reason stays here, off the ledger. */
+export async function markWithdrawn(tx: Sql, sub: string, reason: string): Promise<boolean> {
+  const rows = await tx.query(sql`
+    update subject set withdrawn_at = now(), withdrawn_reason = ${reason}, own_hash = null where sub = ${sub} and withdrawn_at is null returning sub`);
+  return rows.length > 0;
+}
+
+/** Withdrawn documents with a version that still lies sealed to the category key. */
+export async function withdrawnUnsealed(sqlOn: Sql, limit: number): Promise<{ document: string; version: number }[]> {
+  return sqlOn.query(sql`
+    select d.document, d.version from subject s join document_version d on d.document = s.document
+    where s.withdrawn_at is not null and d.key_version > 0 limit ${limit}`);
 }

@@ -28,6 +28,7 @@ create table record (
   received_at timestamptz not null default now(),
   seq bigint generated always as identity,
   current boolean not null default true,  -- newest version of its key
+  not_before timestamptz not null default now(), -- a record moved to another patient waits (architecture section 3, step 4)
   deleted boolean not null default false,
   -- the stored decision
   outcome text not null default 'pending' check (outcome in ('pending','own','skip','quarantine')),
@@ -37,7 +38,7 @@ create table record (
 );
 create unique index record_version on record (version_key);
 create index record_key on record (key) where current;
-create index record_pending on record (seq) where outcome = 'pending';
+create index record_pending on record (source, seq) where outcome = 'pending';
 create index record_outcome on record (outcome, reason) where outcome = 'quarantine';
 create index record_sub on record (sub);
 -- Links between records by key: what assembles a subject without opening every record of a patient.
@@ -53,11 +54,10 @@ create table subject (
   pat text not null, document text not null unique,
   version integer not null default 0,              -- newest filed version of its document
   own_hash text,                                   -- hash over the content of the own records in that version
-  dirty boolean not null default true, dirty_at timestamptz not null default now(), touched integer not null default 0,
   withdrawn_at timestamptz, withdrawn_reason text,
   unique (category, key, pat)
 );
-create index subject_dirty on subject (dirty_at) where dirty;
+create index subject_key on subject (key);
 
 create table document_version (
   document text not null, version integer not null,
