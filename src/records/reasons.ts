@@ -1,0 +1,45 @@
+/**
+ * Why a record was skipped or set aside: the one table of codes, in the code and in the docs (config-and-operations.md
+ * section 3 item 11). A skip is a recorded decision, a quarantine waits for a person. Texts hold nothing of a patient.
+ */
+export const REASONS = {
+  // -- skips --
+  NO_RULE_MATCH: { kind: 'either', text: 'No classification rule matched; the default of the source applies.' },
+  STATUS_NOT_FINAL: { kind: 'skip', text: 'A draft: taken when the source makes it final.' },
+  DUPLICATE_HASH: { kind: 'skip', text: 'The same content is filed already.' },
+  TEST_PATIENT: { kind: 'skip', text: 'A test patient, excluded in production mode.' },
+  OUT_OF_WINDOW: { kind: 'skip', text: 'Older than the configured window.' },
+  SUPERSEDED: { kind: 'skip', text: 'A newer version of the same fact is filed.' },
+  NOT_CLINICAL: { kind: 'skip', text: 'Holds nothing clinical (directory, scheduling, billing).' },
+  SUPPORTING: { kind: 'skip', text: 'Drawn into documents of other records; no document of its own.' },
+  CATEGORY_NOT_CONFIGURED: { kind: 'skip', text: 'A known kind of record that no configured category covers.' },
+  CONSENT_DENIED: { kind: 'skip', text: 'The patient does not permit it to be filed.' },
+  ERASED: { kind: 'skip', text: 'The person was erased here; nothing of them is taken.' },
+  DELETED_AT_SOURCE: { kind: 'skip', text: 'Gone at the source before it was filed.' },
+  WITHDRAWN_AT_SOURCE: { kind: 'skip', text: 'Entered in error or cancelled before it was filed.' },
+  // -- quarantine --
+  UNMAPPED_CODE: { kind: 'quarantine', text: 'A local code without an entry in the mapping table. Add one, then replay.' },
+  DOCUMENT_TYPE_UNKNOWN: { kind: 'quarantine', text: 'A document type that no rule and no mapping table names. Map it, then replay.' },
+  PATIENT_UNKNOWN: {
+    kind: 'quarantine',
+    text: 'The patient cannot be found at the source, or has no identifier of a configured authority.',
+  },
+  PATIENT_AMBIGUOUS: { kind: 'quarantine', text: 'The identifiers lead to more than one patient.' },
+  PATIENT_MISMATCH: { kind: 'quarantine', text: 'The identifiers match, name or birth date do not. A person must decide.' },
+  PATIENT_LINK: { kind: 'quarantine', text: 'The patient was merged, replaced or unlinked at the source. A person must decide.' },
+  CONTENT_INVALID: { kind: 'quarantine', text: 'The content cannot be read as the kind of record it claims to be.' },
+  TOO_LARGE: { kind: 'quarantine', text: 'Larger than the configured limit.' },
+  MODIFIER_UNKNOWN: {
+    kind: 'quarantine',
+    text: 'Carries a modifier extension or implicit rules that change its meaning in a way not known here.',
+  },
+  ATTACHMENT_UNAVAILABLE: { kind: 'quarantine', text: 'An attachment could not be fetched, or its size or hash does not match.' },
+  ATTACHMENT_REFUSED: { kind: 'quarantine', text: 'An attachment lies at an address that must not be opened.' },
+  LINK_UNRESOLVED: { kind: 'quarantine', text: 'A record that it is part of has not arrived.' },
+} as const satisfies Record<string, { kind: 'skip' | 'quarantine' | 'either'; text: string }>;
+
+export type Reason = keyof typeof REASONS;
+
+export function isReason(text: string): text is Reason {
+  return Object.hasOwn(REASONS, text);
+}
