@@ -1,39 +1,41 @@
 import { CodedError } from '../errors.ts';
 import { type Description, describe } from './describe.ts';
-import { codingsOf, objectOf, stringOf, stringsOf, token } from './elements.ts';
+import { codingsOf, LOINC, objectOf, stringOf, stringsOf, token } from './elements.ts';
 import { isObject, type Json, type JsonObject, toPlain } from './lossless-json.ts';
 import type { Category } from './model.ts';
-import type { Reason } from './reasons.ts';
-
-/** What a rule decides. `mapped` takes the category that the site's table gives the record's local code. */
-export type Then = { category: Category } | { skip: Reason } | { quarantine: Reason } | { mapped: true };
+import { isReason, type Reason } from './reasons.ts';
 
 /** All conditions given must hold; several values of one condition are alternatives. */
 export interface Rule {
   /** Names the rule in logs, metrics and explanations. */
   id: string;
   when: {
-    type?: string | readonly string[];
+    type?: string | readonly string[] | undefined;
     /** `system|code`, or `system|` for any code of a system; of `code`, `type` or (BodyStructure) `morphology`. */
-    code?: readonly string[];
-    category?: readonly string[];
+    code?: readonly string[] | undefined;
+    category?: readonly string[] | undefined;
     /** Canonical profile urls, without version. */
-    profile?: readonly string[];
+    profile?: readonly string[] | undefined;
     /** `status` or, for notes, `docStatus`. */
-    status?: readonly string[];
+    status?: readonly string[] | undefined;
     /** The site's table gives the record's code a category. */
-    mapped?: boolean;
+    mapped?: boolean | undefined;
     /** True where the expression yields `true`, or anything that is not a boolean. */
-    fhirpath?: string;
+    fhirpath?: string | undefined;
   };
-  then: Then;
+  /** Exactly one of the following: the category; the reason to skip or to set aside; the category of the site's table. */
+  category?: Category | undefined;
+  skip?: string | undefined;
+  quarantine?: string | undefined;
+  mapped?: true | undefined;
 }
 
-/** The site's table: `from` is the local `system|code`, `to` the standard one, `category` ours (aria-and-oncology.md section 7). */
+/** One line of the site's table of local codes (aria-and-oncology.md section 7): `code` is `system|code`. */
 export interface LocalCode {
-  from: string;
-  to?: string;
-  category?: Category;
+  code: string;
+  /** The LOINC code that it means: rules match on that too. */
+  loinc?: string | undefined;
+  category?: Category | undefined;
 }
 
 export interface ClassifierConfig {
@@ -77,7 +79,7 @@ export async function compileClassifier(config: ClassifierConfig): Promise<Class
   if (fatal.length > 0)
     throw new CodedError('CONFIG_INVALID', { diagnostics: fatal.map((problem) => `${problem.rule}: ${problem.text}`).join('; ') });
   const compiled = await Promise.all(config.rules.map(compileRule));
-  const local = new Map((config.localCodes ?? []).map((entry) => [entry.from, entry]));
+  const local = new Map((config.localCodes ?? []).map((entry) => [entry.code, entry]));
   const known = new Set(config.knownModifiers ?? []);
 
   return (resource, context) => {
@@ -91,9 +93,9 @@ export async function compileClassifier(config: ClassifierConfig): Promise<Class
         tried.push({ rule: rule.id, missed });
         continue;
       }
-      if ('category' in rule.then) return { outcome: 'category', category: rule.then.category, rule: rule.id, tried };
-      if ('skip' in rule.then) return { outcome: 'skip', reason: rule.then.skip, rule: rule.id, tried };
-      if ('quarantine' in rule.then) return { outcome: 'quarantine', reason: rule.then.quarantine, rule: rule.id, tried };
+      if (rule.category !== undefined) return { outcome: 'category', category: rule.category, rule: rule.id, tried };
+      if (rule.skip !== undefined) return { outcome: 'skip', reason: rule.skip, rule: rule.id, tried };
+      if (rule.quarantine !== undefined) return { outcome: 'quarantine', reason: rule.quarantine, rule: rule.id, tried };
       if (facts.mappedCategory !== undefined) return { outcome: 'category', category: facts.mappedCategory, rule: rule.id, tried };
       return { outcome: 'quarantine', reason: 'UNMAPPED_CODE', rule: rule.id, tried };
     }
@@ -108,6 +110,11 @@ export async function checkRules(rules: readonly Rule[]): Promise<readonly { rul
   for (const [index, rule] of rules.entries()) {
     if (seen.has(rule.id)) problems.push({ rule: rule.id, kind: 'error', text: 'the id is used twice' });
     seen.add(rule.id);
+    const outcomes = [rule.category, rule.skip, rule.quarantine, rule.mapped].filter((outcome) => outcome !== undefined);
+    if (outcomes.length !== 1) problems.push({ rule: rule.id, kind: 'error', text: 'exactly one of category, skip, quarantine is needed' });
+    for (const reason of [rule.skip, rule.quarantine]) {
+      if (reason !== undefined && !isReason(reason)) problems.push({ rule: rule.id, kind: 'error', text: 'no such reason code' });
+    }
     if (rule.when.fhirpath !== undefined) {
       try {
         (await loadFhirPath()).compile(rule.when.fhirpath);
@@ -152,7 +159,7 @@ function factsOf(resource: JsonObject, description: Description, local: Readonly
     for (const coding of codingsOf(concept)) {
       codes.add(token(coding)).add(`${coding.system}|`);
       const entry = local.get(token(coding));
-      if (entry?.to !== undefined) codes.add(entry.to);
+      if (entry?.loinc !== undefined) codes.add(`${LOINC}|${entry.loinc}`);
       mappedCategory ??= entry?.category;
     }
   }
@@ -170,7 +177,9 @@ function factsOf(resource: JsonObject, description: Description, local: Readonly
 
 interface CompiledRule {
   id: string;
-  then: Then;
+  category?: Category;
+  skip?: Reason;
+  quarantine?: Reason;
   /** The condition that fails, or undefined where the rule takes the record. */
   miss(resource: JsonObject, facts: Facts, context: ClassifyContext): string | undefined;
 }
@@ -181,7 +190,9 @@ async function compileRule(rule: Rule): Promise<CompiledRule> {
   const evaluate: Evaluate | undefined = fhirpath === undefined ? undefined : (await loadFhirPath()).compile(fhirpath);
   return {
     id: rule.id,
-    then: rule.then,
+    ...(rule.category === undefined ? {} : { category: rule.category }),
+    ...(rule.skip !== undefined && isReason(rule.skip) ? { skip: rule.skip } : {}),
+    ...(rule.quarantine !== undefined && isReason(rule.quarantine) ? { quarantine: rule.quarantine } : {}),
     miss(resource, facts, context) {
       if (types && !types.has(facts.type)) return 'type';
       if (status && !status.some((value) => facts.statuses.includes(value))) return 'status';

@@ -38,7 +38,7 @@ const LABORATORY: readonly Rule[] = [
       category: [`${V2_0074}|`, `${OBSERVATION_CATEGORY}|laboratory`],
       status: ['registered'],
     },
-    then: { skip: 'STATUS_NOT_FINAL' },
+    skip: 'STATUS_NOT_FINAL',
   },
   {
     id: 'us-core-laboratory/report',
@@ -50,31 +50,31 @@ const LABORATORY: readonly Rule[] = [
         `${OBSERVATION_CATEGORY}|laboratory`,
       ],
     },
-    then: { category: 'laboratory' },
+    category: 'laboratory',
   },
   {
     id: 'us-core-laboratory/report-by-profile',
     when: { type: 'DiagnosticReport', profile: ['http://hl7.org/fhir/us/core/StructureDefinition/us-core-diagnosticreport-lab'] },
-    then: { category: 'laboratory' },
+    category: 'laboratory',
   },
   {
     id: 'us-core-laboratory/result',
     when: { type: 'Observation', category: [`${OBSERVATION_CATEGORY}|laboratory`] },
-    then: { category: 'laboratory' },
+    category: 'laboratory',
   },
   {
     id: 'us-core-laboratory/result-by-profile',
     when: { type: 'Observation', profile: ['http://hl7.org/fhir/us/core/StructureDefinition/us-core-observation-lab'] },
-    then: { category: 'laboratory' },
+    category: 'laboratory',
   },
-  { id: 'us-core-laboratory/supporting', when: { type: ['Specimen', 'Encounter'] }, then: { skip: 'SUPPORTING' } },
+  { id: 'us-core-laboratory/supporting', when: { type: ['Specimen', 'Encounter'] }, skip: 'SUPPORTING' },
 ];
 
 const RADIOTHERAPY: readonly Rule[] = [
   {
     id: 'codex-radiotherapy/course-phase-plan',
     when: { type: ['Procedure', 'ServiceRequest'], code: RADIOTHERAPY_LEVEL_CODES },
-    then: { category: 'radiation-dose' },
+    category: 'radiation-dose',
   },
   {
     id: 'codex-radiotherapy/volume',
@@ -86,7 +86,7 @@ const RADIOTHERAPY: readonly Rule[] = [
         'http://varian.com/fhir/v1/StructureDefinition/RadiotherapyVolume',
       ],
     },
-    then: { category: 'radiation-dose' },
+    category: 'radiation-dose',
   },
   {
     id: 'codex-radiotherapy/volume-by-type',
@@ -97,41 +97,41 @@ const RADIOTHERAPY: readonly Rule[] = [
         'http://varian.com/fhir/CodeSystem/radiotherapy-volume-type|',
       ],
     },
-    then: { category: 'radiation-dose' },
+    category: 'radiation-dose',
   },
   {
     id: 'codex-radiotherapy/fraction',
     when: { type: 'Procedure', profile: [`${CODEX}codexrt-radiotherapy-treated-fraction`] },
-    then: { skip: 'SUPPORTING' },
+    skip: 'SUPPORTING',
   },
   {
     id: 'codex-radiotherapy/unknown-level',
     when: { type: ['Procedure', 'ServiceRequest'], category: snomed(RADIOTHERAPY_CATEGORIES) },
-    then: { quarantine: 'UNMAPPED_CODE' },
+    quarantine: 'UNMAPPED_CODE',
   },
-  { id: 'codex-radiotherapy/supporting', when: { type: ['Condition', 'BodyStructure', 'Encounter'] }, then: { skip: 'SUPPORTING' } },
+  { id: 'codex-radiotherapy/supporting', when: { type: ['Condition', 'BodyStructure', 'Encounter'] }, skip: 'SUPPORTING' },
 ];
 
 const NOTE_TYPES = ['DocumentReference', 'Composition'];
 const NOTE_DRAFT: Rule = {
   id: 'clinical-notes/draft',
   when: { type: NOTE_TYPES, status: ['preliminary'] },
-  then: { skip: 'STATUS_NOT_FINAL' },
+  skip: 'STATUS_NOT_FINAL',
 };
 const NOTES: readonly Rule[] = [
-  { id: 'clinical-notes/mapped', when: { type: NOTE_TYPES, mapped: true }, then: { mapped: true } },
+  { id: 'clinical-notes/mapped', when: { type: NOTE_TYPES, mapped: true }, mapped: true },
   {
     id: 'clinical-notes/history-and-physical',
     when: { type: NOTE_TYPES, code: loinc(HISTORY_AND_PHYSICAL_LOINC) },
-    then: { category: 'history-and-physical' },
+    category: 'history-and-physical',
   },
   {
     id: 'clinical-notes/other-kind',
     when: { type: NOTE_TYPES, code: loinc(OTHER_NOTES_LOINC) },
-    then: { skip: 'CATEGORY_NOT_CONFIGURED' },
+    skip: 'CATEGORY_NOT_CONFIGURED',
   },
-  { id: 'clinical-notes/unknown-type', when: { type: NOTE_TYPES }, then: { quarantine: 'DOCUMENT_TYPE_UNKNOWN' } },
-  { id: 'clinical-notes/supporting', when: { type: ['Encounter', 'Binary'] }, then: { skip: 'SUPPORTING' } },
+  { id: 'clinical-notes/unknown-type', when: { type: NOTE_TYPES }, quarantine: 'DOCUMENT_TYPE_UNKNOWN' },
+  { id: 'clinical-notes/supporting', when: { type: ['Encounter', 'Binary'] }, skip: 'SUPPORTING' },
 ];
 
 export const RULE_SETS: Readonly<Record<RuleSetName, readonly Rule[]>> = {
@@ -159,5 +159,10 @@ export const NOT_CLINICAL_RULE: Rule = {
       'Task',
     ],
   },
-  then: { skip: 'NOT_CLINICAL' },
+  skip: 'NOT_CLINICAL',
 };
+
+/** A stream's rules in their order: its own, the built-in sets that it uses, then what is never clinical. */
+export function rulesOf(stream: { rules: readonly Rule[]; use: readonly RuleSetName[] }): readonly Rule[] {
+  return [...stream.rules, ...stream.use.flatMap((name) => RULE_SETS[name]), NOT_CLINICAL_RULE];
+}

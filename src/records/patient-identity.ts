@@ -74,7 +74,7 @@ export function demographicsOf(patient: JsonObject, authorities: readonly Author
   const birthDate = stringOf(patient['birthDate']);
   const gender =
     stringOf(patient['gender']) ?? stringOf(codingsOf(extensionOf(patient, PERSON_GENDER)?.['valueCodeableConcept'])[0]?.display);
-  const deceased = stringOf(patient['deceasedDateTime']) ?? (patient['deceasedBoolean'] === true ? 'yes' : undefined);
+  const deceased = stringOf(patient['deceasedDateTime']) ?? (patient['deceasedBoolean'] === true ? 'true' : undefined);
   const identifiers = identifiersOf(patient, authorities)
     .filter((identifier) => !identifier.old)
     .map((identifier) => ({ value: identifier.value, authority: identifier.display }));
