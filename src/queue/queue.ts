@@ -18,6 +18,8 @@ export interface JobQueue {
 export interface Job {
   id: string;
   data: Readonly<Record<string, string>>;
+  /** 0 runs first and is the default; higher numbers wait for lower ones. */
+  priority?: number;
 }
 export type JobState = 'unknown' | 'waiting' | 'active' | 'delayed' | 'completed' | 'failed';
 export interface JobWorker {

@@ -2,7 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { chmod, chown, link, lstat, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import pg from 'pg';
 import { CodedError } from '../errors.ts';
 import { type FolderLock, lockFolder } from './folder-lock.ts';
@@ -77,6 +77,8 @@ export async function createEmbeddedPostgres(options: EmbeddedPostgresOptions): 
   const deadline = Date.now() + (options.startTimeoutMs ?? 90_000);
   const data = join(directory, 'data');
   const log = join(directory, 'postgres.log');
+  // Folders above ours that are absent: passable and not readable, for the account that the server may have to run as.
+  await mkdir(dirname(directory), { recursive: true, mode: 0o711 });
   await mkdir(directory, { recursive: true, mode: 0o700 });
   const password = await readOrMakePassword(directory);
   const database = options.database ?? 'oncobridge';
@@ -298,7 +300,8 @@ async function listenPlace(directory: string, data: string): Promise<ListenPlace
       await mkdir(folder, { recursive: true, mode: 0o700 });
       const { uid } = await lstat(folder);
       const self = process.getuid?.() ?? 0;
-      if (uid !== self && uid !== owner)
+      // Beside the data nobody but us can have made it; under the temporary folder anybody can.
+      if (!fits && uid !== self && uid !== owner)
         throw new CodedError('POSTGRES_FAILED', { diagnostics: `The socket folder ${folder} belongs to another user.` });
       await chmod(folder, 0o700);
       if (self === 0 && uid !== owner) await chown(folder, owner, -1);
