@@ -187,6 +187,30 @@ export const ERRORS = {
     text: 'Redis may evict jobs. Set `maxmemory-policy noeviction`.',
   },
   QUEUE_UNAVAILABLE: { status: 503, issue: 'transient', text: 'The queue does not answer. Check its server; nothing is lost meanwhile.' },
+  // -- ledger --
+  LEDGER_REFUSED: { status: 422, issue: 'business-rule', text: 'The ledger contract refused the transaction; nothing was written.' },
+  LEDGER_MISMATCH: {
+    status: 500,
+    issue: 'exception',
+    text: 'Endorsers disagree about the effect of a transaction. It was not sent; the operator has been alarmed.',
+  },
+  LEDGER_CONFLICT: {
+    status: 409,
+    issue: 'conflict',
+    text: 'The ledger found the transaction invalid because what it read had changed. Endorse it anew.',
+  },
+  LEDGER_INVALID: { status: 500, issue: 'processing', text: 'The ledger committed the transaction as invalid. An operator must look at it.' },
+  LEDGER_UNKNOWN: {
+    status: 503,
+    issue: 'transient',
+    text: 'It is not known whether the ledger committed the transaction. Ask for its status, then submit the same bytes.',
+  },
+  LEDGER_UNAVAILABLE: { status: 503, issue: 'transient', text: 'The ledger cannot be reached. Nothing was sent. Try again shortly.' },
+  LEDGER_CORRUPT: {
+    status: 500,
+    issue: 'security',
+    text: 'The stored ledger contradicts itself or its tip file. Run `oncobridge ledger verify`.',
+  },
 } as const satisfies Record<string, ErrorRow>;
 
 export type ErrorCode = keyof typeof ERRORS;

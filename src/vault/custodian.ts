@@ -46,10 +46,13 @@ export interface Custodian {
   /** Wraps a document key under the institution's own key for this patient and category. */
   wrapOwn(patient: string, category: string, key: KeyObject): Promise<string>;
 
-  /** AES-256 key for the institution's sealed rows of this patient and category (`core` for demographics and consent text). Made at first use. */
-  rowKey(patient: string, category: string): Promise<KeyObject>;
-  /** Monthly intake key, `2026-11`. Made at first use. */
-  intakeKey(month: string): Promise<KeyObject>;
+  /**
+   * AES-256 key for the institution's sealed rows of this patient and category (`core` for demographics and consent
+   * text). Made at first use; with `open` none is made: KEY_MISSING where it was destroyed.
+   */
+  rowKey(patient: string, category: string, use?: 'open'): Promise<KeyObject>;
+  /** Monthly intake key, `2026-11`. Made at first use; with `open` as above. */
+  intakeKey(month: string, use?: 'open'): Promise<KeyObject>;
   /** Keys of the institution for other uses: `audit`, `marks`, `directory`. */
   purposeKey(purpose: string): Promise<KeyObject>;
   /** HMAC-SHA-256 keys: `source-ids`, `content`, `identifier:<system>`, `suppression`. */

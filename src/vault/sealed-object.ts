@@ -8,8 +8,8 @@ export interface SealInput {
   patient: string;
   category: string;
   categoryKey: { version: number; publicJwk: PublicJwk };
-  /** Encrypted inner header: manifest, resource ids, content digest, clinical time. The salt is added here. */
-  inner: InnerHeader;
+  /** Encrypted inner header: manifest, resource ids, clinical time. A salt is made here, but kept where given (re-encryption: the commitment must be equal). */
+  inner: InnerHeader & { salt?: string };
   pdf: Uint8Array;
   bundle: Uint8Array;
 }

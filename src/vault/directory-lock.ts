@@ -1,0 +1,112 @@
+import { randomBytes } from 'node:crypto';
+import { link, open, readFile, stat, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { CodedError } from '../errors.ts';
+
+/** Which process: a pid alone is reused, in a container at once, so start time and boot stand beside it. */
+interface Holder {
+  pid: number;
+  /** Start time of the process in clock ticks (Linux), else empty. */
+  started: string;
+  /** Boot id of the machine (Linux), else empty. */
+  boot: string;
+}
+
+/** A takeover takes microseconds; whoever left one behind was killed in it. */
+const TAKEOVER_STALE_MS = 10_000;
+
+/**
+ * Takes the writer's lock of a directory: a file with the holder's pid. A lock whose process is gone (kill -9) is taken
+ * over; a living one is KEYS_BUSY. Two that take over at once are ordered by a second file, so that neither removes the
+ * other's fresh lock.
+ */
+export async function lockDirectory(directory: string, name: string): Promise<{ release(): Promise<void> }> {
+  const path = join(directory, name);
+  const own = JSON.stringify(await holderOf(process.pid));
+  const temporary = `${path}.${process.pid}.${randomBytes(6).toString('hex')}`;
+  const file = await open(temporary, 'wx', 0o600);
+  await file.writeFile(own);
+  await file.close();
+  try {
+    for (let attempt = 0; attempt < 100; attempt++) {
+      // link() makes the whole file appear at once: nobody reads a lock half written.
+      if (await links(temporary, path)) return { release: () => release(path, own) };
+      const found = await readFile(path, 'utf8').catch(() => undefined);
+      if (found === undefined) continue;
+      if (await isAlive(found)) throw new CodedError('KEYS_BUSY', { diagnostics: `Its process id is ${parse(found)?.pid ?? 'unknown'}.` });
+      await removeStale(path, found);
+    }
+    throw new CodedError('KEYS_BUSY', { diagnostics: `The lock file ${path} cannot be taken.` });
+  } finally {
+    await unlink(temporary).catch(() => {});
+  }
+}
+
+async function removeStale(path: string, stale: string): Promise<void> {
+  const takeover = `${path}.takeover`;
+  const file = await open(takeover, 'wx', 0o600).catch(() => undefined);
+  if (file === undefined) {
+    const age = await stat(takeover).then(
+      (s) => Date.now() - s.mtimeMs,
+      () => 0,
+    );
+    if (age > TAKEOVER_STALE_MS) await unlink(takeover).catch(() => {});
+    await sleep(20);
+    return;
+  }
+  try {
+    if ((await readFile(path, 'utf8').catch(() => undefined)) === stale) await unlink(path);
+  } finally {
+    await file.close();
+    await unlink(takeover).catch(() => {});
+  }
+}
+
+async function release(path: string, own: string): Promise<void> {
+  if ((await readFile(path, 'utf8').catch(() => undefined)) === own) await unlink(path).catch(() => {});
+}
+
+async function links(from: string, to: string): Promise<boolean> {
+  try {
+    await link(from, to);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+    throw error;
+  }
+}
+
+function parse(text: string): Holder | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === 'object' && value !== null && typeof (value as Holder).pid === 'number' ? (value as Holder) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+async function isAlive(text: string): Promise<boolean> {
+  const holder = parse(text);
+  if (holder === undefined) return false;
+  try {
+    process.kill(holder.pid, 0);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false;
+  }
+  const now = await holderOf(holder.pid);
+  // Where the system tells neither, the pid alone counts.
+  return (holder.boot === '' || now.boot === holder.boot) && (holder.started === '' || now.started === holder.started);
+}
+
+async function holderOf(pid: number): Promise<Holder> {
+  const read = (path: string): Promise<string> => readFile(path, 'utf8').catch(() => '');
+  const status = await read(`/proc/${pid}/stat`);
+  // The command's name may hold blanks and brackets: fields count from the last bracket; start time is field 22.
+  const started =
+    status
+      .slice(status.lastIndexOf(')') + 2)
+      .split(' ')
+      .at(19) ?? '';
+  return { pid, started, boot: (await read('/proc/sys/kernel/random/boot_id')).trim() };
+}

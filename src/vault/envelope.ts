@@ -1,0 +1,68 @@
+import type { KeyObject } from 'node:crypto';
+import { CompactEncrypt, compactDecrypt, decodeProtectedHeader, importJWK, type JWK } from 'jose';
+import { CodedError } from '../errors.ts';
+import type { PublicJwk } from './custodian.ts';
+
+/** The private halves of one category key's versions (protocol section 6). */
+export interface EnvelopeContent {
+  patient: { institution: string; patient: string };
+  category: string;
+  keys: readonly { version: number; jwk: JWK }[];
+}
+
+/** The `typ` of the protected header; a new form of envelope gets a new one. */
+const ENVELOPE_TYPE = 'oncobridge-envelope+jwe';
+/** A category key has few versions; what is longer did not come from us. */
+const MAX_ENVELOPE_LENGTH = 256 * 1024;
+
+/**
+ * Wraps a category key's private halves to a recipient: compact JWE, `ECDH-ES+A256KW` and `A256GCM`, content a JWK set
+ * (RFC 7517 section 5). The protected header names patient, category, versions and the recipient's thumbprint (`kid`),
+ * so that a store's envelope cannot be shown as another.
+ */
+export async function sealEnvelope(content: EnvelopeContent, recipient: PublicJwk & { kid: string }): Promise<string> {
+  const keys = content.keys.map(({ version, jwk }) => ({ ...jwk, kid: String(version) }));
+  return new CompactEncrypt(Buffer.from(JSON.stringify({ keys })))
+    .setProtectedHeader({
+      alg: 'ECDH-ES+A256KW',
+      enc: 'A256GCM',
+      typ: ENVELOPE_TYPE,
+      cty: 'jwk-set+json',
+      kid: recipient.kid,
+      patient: [content.patient.institution, content.patient.patient],
+      category: content.category,
+      versions: content.keys.map(({ version }) => version),
+    })
+    .encrypt(
+      await importJWK(
+        { kty: recipient.kty, crv: recipient.crv, x: recipient.x, ...(recipient.y ? { y: recipient.y } : {}) },
+        'ECDH-ES+A256KW',
+      ),
+    );
+}
+
+/** Opens an envelope with the recipient's private key. SEAL_BROKEN where it was altered, or is not the one expected. */
+export async function openEnvelope(
+  envelope: string,
+  recipient: { key: KeyObject; kid: string },
+  expect: Pick<EnvelopeContent, 'patient' | 'category'>,
+): Promise<EnvelopeContent> {
+  try {
+    if (envelope.length > MAX_ENVELOPE_LENGTH) throw new Error('too long');
+    const header = decodeProtectedHeader(envelope) as Record<string, unknown>;
+    const named = JSON.stringify([header['typ'], header['kid'], header['patient'], header['category']]);
+    const wanted = [ENVELOPE_TYPE, recipient.kid, [expect.patient.institution, expect.patient.patient], expect.category];
+    if (named !== JSON.stringify(wanted)) throw new Error('another envelope');
+    const { plaintext } = await compactDecrypt(envelope, recipient.key, {
+      keyManagementAlgorithms: ['ECDH-ES+A256KW'],
+      contentEncryptionAlgorithms: ['A256GCM'],
+    });
+    const set = JSON.parse(Buffer.from(plaintext).toString('utf8')) as { keys: (JWK & { kid: string })[] };
+    const keys = set.keys.map(({ kid, ...jwk }) => ({ version: Number(kid), jwk }));
+    if (JSON.stringify(keys.map((key) => key.version)) !== JSON.stringify(header['versions'])) throw new Error('other versions');
+    return { patient: expect.patient, category: expect.category, keys };
+  } catch {
+    // The cause stays out of the error: it could tell which check failed to who forged it.
+    throw new CodedError('SEAL_BROKEN', { diagnostics: 'An envelope does not open.' });
+  }
+}

@@ -1,0 +1,251 @@
+import { createCipheriv, createDecipheriv, createHash, createHmac, createSecretKey, hash, hkdfSync, type KeyObject } from 'node:crypto';
+import { CodedError } from '../errors.ts';
+import { canonicalJson } from './canonical-json.ts';
+import type { InnerHeader, OuterHeader } from './sealed-object.ts';
+
+/**
+ * The bytes of a sealed object (docs/sealed-object.md): pure, without a custodian, so that test vectors fix it.
+ *
+ *   magic 8 | outer header length 4 (big endian) | outer header (JCS)   = the authenticated data of all that follows
+ *   inner header | PDF part | Bundle part | padding part                each AES-256-GCM under its own subkey
+ */
+export const FORMAT = 'oncobridge-sealed/1';
+const MAGIC = Buffer.from('OBSEAL1\n', 'ascii');
+const TAG_BYTES = 16;
+/** Above this many bytes of PDF and Bundle together, both are sealed in chunks. */
+export const CHUNKED_ABOVE_BYTES = 10 * 1024 * 1024;
+const CHUNK_BYTES = 64 * 1024;
+/** Outputs of this size stay in the processor's cache on their way from the cipher to the object and its hash. */
+const STRIDE_BYTES = 256 * 1024;
+const MAX_HEADER_BYTES = 64 * 1024;
+const PARTS = ['inner', 'pdf', 'bundle', 'padding'] as const;
+type PartName = (typeof PARTS)[number];
+type Subkeys = Readonly<Record<PartName, KeyObject>>;
+
+/** The outer header as it stands in the object: the port's facts and how to read on. */
+export interface StoredHeader extends OuterHeader {
+  alg: 'A256GCM' | 'A256GCM-STREAM-64K';
+  kdf: 'HKDF-SHA256';
+  /** Bytes of the encrypted inner header with its tag. */
+  innerBytes: number;
+}
+interface StoredInner extends InnerHeader {
+  salt: string;
+  /** Lengths and SHA-256 of the plaintext parts; hidden here, for a length tells much. */
+  parts: Record<'pdf' | 'bundle', { bytes: number; sha256: string }>;
+}
+
+/** Seals the parts under a document key that is used for nothing else. `salt`: 32 bytes, base64url. */
+export function writeSealed(
+  facts: OuterHeader,
+  key: KeyObject,
+  salt: string,
+  inner: InnerHeader,
+  pdf: Uint8Array,
+  bundle: Uint8Array,
+): { bytes: Buffer; ciphertextHash: string; commitment: string } {
+  const digests = {
+    pdf: { bytes: pdf.length, sha256: hash('sha256', pdf) },
+    bundle: { bytes: bundle.length, sha256: hash('sha256', bundle) },
+  };
+  const facts2 = innerFacts(inner);
+  const innerText = Buffer.from(canonicalJson({ ...facts2, salt, parts: digests } satisfies StoredInner));
+  // Blanks after the JSON, so that the length in clear does not count the records of the manifest.
+  const innerPlain = Buffer.alloc(padded(innerText.length), ' ');
+  innerText.copy(innerPlain);
+  const chunked = pdf.length + bundle.length > CHUNKED_ABOVE_BYTES;
+  const header: StoredHeader = {
+    ...facts,
+    alg: chunked ? 'A256GCM-STREAM-64K' : 'A256GCM',
+    kdf: 'HKDF-SHA256',
+    innerBytes: innerPlain.length + TAG_BYTES,
+  };
+  const aad = prefixOf(Buffer.from(canonicalJson(header)));
+  const keys = subkeys(key);
+
+  const size = aad.length + header.innerBytes + sealedSize(pdf.length, chunked) + sealedSize(bundle.length, chunked) + TAG_BYTES;
+  const total = padded(size);
+  const out = Buffer.allocUnsafeSlow(total);
+  const ciphertext = createHash('sha256').update(aad);
+  aad.copy(out);
+  let at = aad.length;
+  const put = (bytes: Buffer): void => {
+    out.set(bytes, at);
+    ciphertext.update(bytes);
+    at += bytes.length;
+  };
+  encryptPart(keys.inner, aad, innerPlain, false, put);
+  encryptPart(keys.pdf, aad, pdf, chunked, put);
+  encryptPart(keys.bundle, aad, bundle, chunked, put);
+  encryptPart(keys.padding, aad, Buffer.alloc(total - size), false, put);
+  return { bytes: out, ciphertextHash: ciphertext.digest('hex'), commitment: commitmentOf(salt, facts2, digests) };
+}
+
+export interface OpenedParts {
+  inner: InnerHeader & { salt: string };
+  pdf?: Uint8Array;
+  bundle?: Uint8Array;
+  commitment: string;
+}
+
+/** Reads and checks magic and outer header; nothing is trusted yet. SEAL_BROKEN where they are malformed. */
+export function readHeader(bytes: Buffer): { header: StoredHeader; aad: Buffer } {
+  const length = bytes.length >= 12 && bytes.subarray(0, 8).equals(MAGIC) ? bytes.readUInt32BE(8) : 0;
+  if (length === 0 || length > MAX_HEADER_BYTES || 12 + length > bytes.length) throw broken('It is no sealed object.');
+  const aad = bytes.subarray(0, 12 + length);
+  const text = aad.toString('utf8', 12);
+  let header: unknown;
+  try {
+    header = JSON.parse(text);
+    if (canonicalJson(header) !== text) throw new Error('another form');
+  } catch {
+    throw broken('Its outer header cannot be read.');
+  }
+  if (!isStoredHeader(header)) throw broken('Its outer header is not of this format.');
+  return { header, aad };
+}
+
+/** Opens the wanted parts and checks digests and commitment. SEAL_BROKEN where anything of what is read was altered. */
+export function readParts(
+  bytes: Buffer,
+  header: StoredHeader,
+  aad: Buffer,
+  key: KeyObject,
+  wanted: readonly ('pdf' | 'bundle')[],
+): OpenedParts {
+  const keys = subkeys(key);
+  const chunked = header.alg === 'A256GCM-STREAM-64K';
+  let at = aad.length;
+  const take = (length: number): Buffer => {
+    if (at + length > bytes.length) throw broken('It is cut short.');
+    at += length;
+    return bytes.subarray(at - length, at);
+  };
+  const stored = JSON.parse(decryptPart(keys.inner, aad, take(header.innerBytes), false).toString('utf8')) as StoredInner;
+  const { salt, parts, ...inner } = stored;
+  const opened: OpenedParts = { inner: { ...inner, salt }, commitment: commitmentOf(salt, innerFacts(inner), parts) };
+  for (const name of ['pdf', 'bundle'] as const) {
+    const sealed = take(sealedSize(parts[name].bytes, chunked));
+    if (!wanted.includes(name)) continue;
+    const plain = decryptPart(keys[name], aad, sealed, chunked);
+    if (hash('sha256', plain) !== parts[name].sha256) throw broken('A part is not the one its header names.');
+    opened[name] = plain;
+  }
+  const padding = take(bytes.length - at);
+  if (padding.length < TAG_BYTES) throw broken('It is cut short.');
+  if (decryptPart(keys.padding, aad, padding, false).some((byte) => byte !== 0)) throw broken('Its padding is not empty.');
+  return opened;
+}
+
+/** The next 1/16: the step is a sixteenth of the largest power of two in `size` (protocol section 7). */
+export function padded(size: number): number {
+  const step = 2 ** Math.max(4, Math.floor(Math.log2(size)) - 4);
+  return Math.ceil(size / step) * step;
+}
+
+function innerFacts(inner: InnerHeader): InnerHeader {
+  const { manifest, resourceIds, clinicalTime } = inner;
+  return { manifest, resourceIds, ...(clinicalTime === undefined ? {} : { clinicalTime }) };
+}
+
+/** HMAC-SHA-256 under the salt over the digests of inner facts, PDF and Bundle: re-encryption keeps it, any other content changes it. */
+function commitmentOf(salt: string, facts: InnerHeader, parts: StoredInner['parts']): string {
+  const content = canonicalJson({
+    bundle: parts.bundle.sha256,
+    format: 'oncobridge-content/1',
+    inner: hash('sha256', canonicalJson(facts)),
+    pdf: parts.pdf.sha256,
+  });
+  return createHmac('sha256', Buffer.from(salt, 'base64url'))
+    .update(hash('sha256', content, 'buffer'))
+    .digest('hex');
+}
+
+/** One HKDF call: subkey i is bytes 32i to 32i+31 of its output. */
+function subkeys(key: KeyObject): Subkeys {
+  const material = Buffer.from(hkdfSync('sha256', key, '', FORMAT, 32 * PARTS.length));
+  const at = (i: number): KeyObject => createSecretKey(material.subarray(32 * i, 32 * i + 32));
+  const keys = { inner: at(0), pdf: at(1), bundle: at(2), padding: at(3) };
+  material.fill(0);
+  return keys;
+}
+
+function prefixOf(header: Buffer): Buffer {
+  const prefix = Buffer.concat([MAGIC, Buffer.alloc(4), header]);
+  prefix.writeUInt32BE(header.length, 8);
+  return prefix;
+}
+
+function chunksOf(bytes: number): number {
+  return Math.max(1, Math.ceil(bytes / CHUNK_BYTES));
+}
+function sealedSize(bytes: number, chunked: boolean): number {
+  return bytes + TAG_BYTES * (chunked ? chunksOf(bytes) : 1);
+}
+
+/** A subkey seals one part of one document, so its nonce needs no randomness. Chunks: counter 11 bytes, last flag 1 (STREAM). */
+function nonceOf(chunk: number, last: boolean): Buffer {
+  const nonce = Buffer.alloc(12);
+  nonce.writeUInt32BE(chunk, 7);
+  nonce[11] = last ? 1 : 0;
+  return nonce;
+}
+
+function encryptPart(key: KeyObject, aad: Buffer, plain: Uint8Array, chunked: boolean, put: (bytes: Buffer) => void): void {
+  const chunks = chunked ? chunksOf(plain.length) : 1;
+  for (let chunk = 0; chunk < chunks; chunk++) {
+    const cipher = createCipheriv('aes-256-gcm', key, nonceOf(chunk, chunk === chunks - 1)).setAAD(aad);
+    const from = chunk * CHUNK_BYTES;
+    const to = chunked ? Math.min(plain.length, from + CHUNK_BYTES) : plain.length;
+    for (let at = from; at < to; at += STRIDE_BYTES) put(cipher.update(plain.subarray(at, Math.min(to, at + STRIDE_BYTES))));
+    cipher.final();
+    put(cipher.getAuthTag());
+  }
+}
+
+/** The plaintext, once every tag of the part has passed. */
+function decryptPart(key: KeyObject, aad: Buffer, sealed: Buffer, chunked: boolean): Buffer {
+  const step = chunked ? CHUNK_BYTES + TAG_BYTES : Math.max(1, sealed.length);
+  const chunks = Math.ceil(sealed.length / step);
+  const plain: Buffer[] = [];
+  for (let chunk = 0; chunk < chunks; chunk++) {
+    const piece = sealed.subarray(chunk * step, Math.min(sealed.length, (chunk + 1) * step));
+    if (piece.length < TAG_BYTES) throw broken('It is cut short.');
+    const decipher = createDecipheriv('aes-256-gcm', key, nonceOf(chunk, chunk === chunks - 1), { authTagLength: TAG_BYTES });
+    decipher.setAAD(aad).setAuthTag(piece.subarray(-TAG_BYTES));
+    plain.push(decipher.update(piece.subarray(0, -TAG_BYTES)));
+    try {
+      decipher.final();
+    } catch {
+      throw broken('A part does not pass its tag.');
+    }
+  }
+  return plain.length === 1 && plain[0] ? plain[0] : Buffer.concat(plain);
+}
+
+function isStoredHeader(value: unknown): value is StoredHeader {
+  if (typeof value !== 'object' || value === null) return false;
+  const h = value as Record<string, unknown>;
+  const w = h['wrap'] as Record<string, unknown> | null;
+  if (typeof w !== 'object' || w === null) return false;
+  const texts = (of: Record<string, unknown>, names: string[]): boolean => names.every((name) => typeof of[name] === 'string');
+  const members = ['alg', 'category', 'document', 'format', 'innerBytes', 'institution', 'kdf', 'patient', 'version', 'wrap'];
+  const wrapMembers = ['category', 'categoryKeyVersion', 'institution', 'patient', 'toCategory', 'toInstitution'];
+  return (
+    Object.keys(h).join() === members.join() &&
+    Object.keys(w).join() === wrapMembers.join() &&
+    h['format'] === FORMAT &&
+    (h['alg'] === 'A256GCM' || h['alg'] === 'A256GCM-STREAM-64K') &&
+    h['kdf'] === 'HKDF-SHA256' &&
+    texts(h, ['institution', 'document', 'patient', 'category']) &&
+    texts(w, ['institution', 'patient', 'category', 'toCategory', 'toInstitution']) &&
+    Number.isSafeInteger(h['version']) &&
+    Number.isSafeInteger(w['categoryKeyVersion']) &&
+    Number.isSafeInteger(h['innerBytes']) &&
+    (h['innerBytes'] as number) > TAG_BYTES
+  );
+}
+
+export function broken(diagnostics: string): CodedError {
+  return new CodedError('SEAL_BROKEN', { diagnostics });
+}
