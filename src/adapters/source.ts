@@ -22,6 +22,11 @@ export interface PullContext {
   knownPatients(): Promise<readonly string[]>;
   /** Versions already stored, so that a sweep need not fetch attachments of unchanged records: `${type}/${id}` -> versionId. */
   knownVersion(type: string, id: string): Promise<string | undefined>;
+  /**
+   * Records of this stream stored for a patient (logical id at this source) and not gone: what a sweep misses among them
+   * is read again, and is a tombstone where that says 404 or 410. Without it a disappearance stays unseen.
+   */
+  knownRecords?(patient: string): Promise<readonly { type: string; id: string }[]>;
 }
 
 export interface Page {
@@ -42,7 +47,10 @@ export interface RawRecord {
   mediaType: 'application/fhir+json';
   /** The exact text of the resource as it came (decimals kept: 2.00 stays 2.00). */
   bytes: Uint8Array;
-  /** Attachment bytes fetched for it (a DocumentReference by url), in the order of its `content`. */
+  /**
+   * Attachment bytes of it (DocumentReference `content`, DiagnosticReport `presentedForm`, in their order; inline data
+   * decoded too). Absent: the stream fetches none, or the version is the stored one and they were not fetched again.
+   */
   attachments?: readonly RawAttachment[];
   /** Gone at the source (404, 410, absence after a sweep): a tombstone, `bytes` empty. */
   deleted?: boolean;
@@ -52,6 +60,7 @@ export interface RawAttachment {
   url?: string;
   mediaType: string;
   bytes: Uint8Array;
+  /** Why the bytes are absent or must not be used: a stable id, see docs/sources.md. */
   problem?: string;
 }
 

@@ -109,8 +109,8 @@ export interface LastUpdatedStream {
   searches: readonly string[];
   /** Each pull reads again this far before the cursor; late and simultaneous records are caught by it. */
   lookbackMs: number;
-  /** FHIR date or instant where the first pull begins. */
-  initialSince: string;
+  /** FHIR date or instant where the first pull begins; absent: at the server's oldest record. */
+  initialSince?: string | undefined;
   /** `_count`. */
   pageSize: number;
   /** `_sort` value, where the server offers one; absent: not sent. */
@@ -136,7 +136,7 @@ export interface DiscoverOptions {
   /** A `Type?query` template of something that *has* `_lastUpdated` and refers to patients, e.g. `Appointment`. */
   search: string;
   lookbackMs: number;
-  initialSince: string;
+  initialSince?: string | undefined;
 }
 
 /**
