@@ -1,0 +1,120 @@
+import type { Logger } from 'pino';
+import type { Source } from '../adapters/source.ts';
+import { CodedError, codeOf } from '../errors.ts';
+import type { Classifier } from '../records/classify.ts';
+import type { Database } from '../store/database.ts';
+import { sourcePatientIds } from '../store/patients.ts';
+import { newestVersionId } from '../store/records.ts';
+import { advanceStream, leaseStream, readStream, releaseStream } from '../store/streams.ts';
+import type { SealedRows } from '../vault/sealed-rows.ts';
+import type { createIntake } from './intake.ts';
+import type { SourceKeys } from './source-keys.ts';
+
+/** How far a stream's pull has come: what the progress line shows. */
+export interface PullProgress {
+  source: string;
+  stream: string;
+  pages: number;
+  records: number;
+  known: number;
+  outcomes: Readonly<Record<string, number>>;
+  warnings: readonly string[];
+  done: boolean;
+  error?: string;
+}
+
+export interface ConfiguredSource {
+  source: Source;
+  classifier(stream: string): Classifier;
+}
+
+const LEASE_MS = 120_000;
+
+/**
+ * Pulls streams: one puller a stream (lease), a page and its mark in one transaction. A failing stream is reported and
+ * keeps its last mark; the others go on. A dry run reads and decides, and stores nothing.
+ */
+export function createPull(parts: {
+  database: Database;
+  rows: SealedRows;
+  keys: SourceKeys;
+  intake: ReturnType<typeof createIntake>;
+  /** Resolves when the outbox has room: pulls wait here, not in Redis (queue-and-reliability.md section 7). */
+  room(signal: AbortSignal): Promise<void>;
+  /** A page was stored: assembly may start. */
+  onStored(): void;
+  log: Logger;
+}) {
+  const { database, rows, keys, intake, room, onStored, log } = parts;
+  const markPlace = (source: string, stream: string): string => `mark/${source}/${stream}`;
+
+  async function pullStream(
+    { source, classifier }: ConfiguredSource,
+    stream: string,
+    signal: AbortSignal,
+    onProgress: (progress: PullProgress) => void,
+    options: { dryRun?: boolean } = {},
+  ): Promise<PullProgress> {
+    let progress: PullProgress = { source: source.id, stream, pages: 0, records: 0, known: 0, outcomes: {}, warnings: [], done: false };
+    const report = (change: Partial<PullProgress>): void => {
+      progress = { ...progress, ...change };
+      onProgress(progress);
+    };
+    if (!(await leaseStream(database, source.id, stream, LEASE_MS)))
+      throw new CodedError('STREAM_BUSY', { diagnostics: `${source.id}/${stream}` });
+    try {
+      const state = await readStream(database, source.id, stream);
+      const mark = state?.mark ? (await rows.openPurpose('marks', markPlace(source.id, stream), state.mark)).toString() : undefined;
+      const classify = classifier(stream);
+      const pages = source.pull(stream, mark, {
+        signal,
+        knownPatients: async () => {
+          const found = await sourcePatientIds(database, source.id);
+          return Promise.all(
+            found.map(async (row) =>
+              (await rows.openPurpose('directory', `source-patient/${row.key}`, row.source_id)).toString().replace(/^Patient\//, ''),
+            ),
+          );
+        },
+        knownVersion: async (type, id) => {
+          const row = await newestVersionId(database, await keys.ref(source.id, `${type}/${id}`));
+          return row === undefined ? undefined : (await rows.openPurpose('marks', `version/${row.rec}`, row.versionId)).toString();
+        },
+      });
+      for await (const page of pages) {
+        if (options.dryRun !== true) await room(signal);
+        const sealedMark =
+          page.mark === undefined ? undefined : await rows.sealPurpose('marks', markPlace(source.id, stream), Buffer.from(page.mark));
+        const counts =
+          options.dryRun === true
+            ? await intake.preview(source.id, stream, classify, page.records)
+            : await intake.storePage(source.id, stream, classify, page, (tx) => advanceStream(tx, source.id, stream, sealedMark, LEASE_MS));
+        report({
+          pages: progress.pages + 1,
+          records: progress.records + page.records.length,
+          known: progress.known + counts.known,
+          outcomes: added(progress.outcomes, counts.outcomes),
+          warnings: [...progress.warnings, ...(page.warnings ?? [])],
+        });
+        if (counts.stored > 0) onStored();
+      }
+      await releaseStream(database, source.id, stream, undefined);
+      report({ done: true });
+    } catch (error) {
+      // The code says what to do; the message of another error could quote a source's answer.
+      const code = codeOf(error) ?? 'INTERNAL';
+      await releaseStream(database, source.id, stream, code).catch(() => {});
+      log.error({ source: source.id, stream, code, err: codeOf(error) === undefined ? error : undefined }, 'pull of a stream failed');
+      report({ done: true, error: error instanceof CodedError ? error.message : code });
+    }
+    return progress;
+  }
+
+  return { pullStream };
+}
+
+function added(a: Readonly<Record<string, number>>, b: Readonly<Record<string, number>>): Record<string, number> {
+  const sum: Record<string, number> = { ...a };
+  for (const [key, count] of Object.entries(b)) sum[key] = (sum[key] ?? 0) + count;
+  return sum;
+}
