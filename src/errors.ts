@@ -29,6 +29,7 @@ export const ERRORS = {
     issue: 'security',
     text: 'A secret is weak, a default, or lies where it must not. Make a new one of at least 16 random characters and keep it elsewhere.',
   },
+  STREAM_BUSY: { status: 409, issue: 'conflict', text: 'The stream is being pulled already. Wait for it to finish.' },
   // -- http and FHIR --
   BAD_REQUEST: { status: 400, issue: 'invalid', text: 'The request is malformed.' },
   PARAMETER_UNKNOWN: {
@@ -211,6 +212,13 @@ export const ERRORS = {
     issue: 'security',
     text: 'The stored ledger contradicts itself or its tip file. Run `oncobridge ledger verify`.',
   },
+  // -- rendering --
+  RENDER_FAILED: {
+    status: 500,
+    issue: 'exception',
+    text: 'A document could not be rendered. It stays in the pipeline; the record can be replayed after the cause is removed.',
+  },
+  PDF_UNREADABLE: { status: 422, issue: 'invalid', text: 'The file is no PDF of ours: it cannot be read, or carries no FHIR Bundle.' },
 } as const satisfies Record<string, ErrorRow>;
 
 export type ErrorCode = keyof typeof ERRORS;

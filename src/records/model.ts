@@ -123,6 +123,8 @@ export interface RadiationDoseDocument {
   course: {
     name: string;
     diagnoses: readonly string[];
+    /** Cancer stage with its staging system, as the source words it. */
+    stage?: string;
     intent?: string;
     sites: readonly string[];
     modalities: readonly string[];
@@ -135,6 +137,9 @@ export interface RadiationDoseDocument {
     stopReason?: string;
     physician?: string;
     reirradiation?: boolean;
+    concurrentTherapy?: string;
+    tolerance?: string;
+    followUp?: string;
     notes: readonly string[];
   };
   /** Per volume at course level. Doses of different volumes or levels are never added. */
@@ -168,6 +173,11 @@ export interface DosePhase {
   techniques: readonly string[];
   energy?: string;
   machine?: string;
+  imageGuidance?: string;
+  motionManagement?: string;
+  /** Brachytherapy. */
+  isotope?: string;
+  applicator?: string;
   start?: string;
   end?: string;
   fractionsDelivered?: number;

@@ -1,0 +1,40 @@
+/** A rendering thread: typefaces and harfbuzz stay warm between documents. Started by renderer.ts only. */
+import { parentPort } from 'node:worker_threads';
+import type { ClinicalDocument } from '../records/model.ts';
+import { type Attachments, renderPdf } from './render-pdf.ts';
+import type { Paper } from './theme.ts';
+import { loadTypefaces } from './typefaces.ts';
+
+export interface RenderJob {
+  id: number;
+  document: ClinicalDocument;
+  attachments: Attachments;
+  paper: Paper;
+}
+export type RenderReply = { id: number; pdf: Uint8Array } | { id: number; failure: string };
+
+const typefaces = loadTypefaces();
+
+parentPort?.on('message', (job: RenderJob) => {
+  renderPdf(job.document, job.attachments, { paper: job.paper, typefaces }).then(
+    (pdf) => {
+      const reply: RenderReply = { id: job.id, pdf };
+      parentPort?.postMessage(reply, pdf.byteLength === pdf.buffer.byteLength ? [pdf.buffer as ArrayBuffer] : []);
+    },
+    // The text of an unforeseen error may quote what was rendered: only its kind and place leave the thread.
+    (error: unknown) => {
+      const place =
+        error instanceof Error
+          ? (error.stack
+              ?.split('\n')
+              .find((line) => line.includes('/render/'))
+              ?.trim() ?? '')
+          : '';
+      const reply: RenderReply = {
+        id: job.id,
+        failure: `${error instanceof Error ? error.name : 'unknown'} ${place.replace(/\(?[^ (]*\/render\//, '(')}`,
+      };
+      parentPort?.postMessage(reply);
+    },
+  );
+});
