@@ -1,0 +1,94 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { ConfigError, loadConfig } from '../../src/config/load.ts';
+import { generatedFiles } from '../../src/config/reference.ts';
+
+const root = fileURLToPath(new URL('../../', import.meta.url));
+const env = {
+  EHR_CLIENT_KEY: '{"kty":"EC"}',
+  ARIA_CLIENT_SECRET: 'secret-of-aria-1234',
+  ONCOBRIDGE_DATA: '/var/lib/oncobridge',
+  ONCOBRIDGE_INSTITUTION: 'Hospital',
+  DATABASE_URL: 'postgres://db',
+  REDIS_URL: 'redis://r',
+  CUSTODIAN_PASSPHRASE: 'pass phrase pass phrase',
+  ONCOBRIDGE_URL: 'https://fhir.example.org',
+};
+
+/** Loads a changed copy of a sample and returns the problems as they are printed. */
+function problemsOf(change: (text: string) => string, file = 'embedded.yaml', environment: NodeJS.ProcessEnv = env): string[] {
+  const folder = mkdtempSync(join(tmpdir(), 'oncobridge-config-'));
+  const text = readFileSync(join(root, 'config', file), 'utf8').replaceAll('sources/', `${join(root, 'config')}/sources/`);
+  const path = join(folder, 'config.yaml');
+  writeFileSync(path, change(text));
+  try {
+    loadConfig({ file: path, env: environment, generate: () => 'a passphrase made now' });
+    return [];
+  } catch (error) {
+    assert.ok(error instanceof ConfigError, String(error));
+    return error.problems.map(({ line, column, path: at, message }) => `${line}:${column} ${at}: ${message}`);
+  }
+}
+
+test('the samples load, with defaults filled in and secrets resolved', () => {
+  for (const file of ['embedded.yaml', 'production.yaml'])
+    assert.deepEqual(
+      problemsOf((text) => text, file),
+      [],
+    );
+  const loaded = loadConfig({ file: join(root, 'config/embedded.yaml'), env, generate: () => 'a passphrase made now' });
+  assert.equal(loaded.server.outbox.batch, 50);
+  assert.equal(loaded.sources.length, 2);
+  const aria = loaded.sources.find((source) => source.config.id === 'aria');
+  assert.deepEqual(aria?.config.auth.kind === 'client-credentials' && aria.config.auth.secret, 'secret-of-aria-1234');
+});
+
+test('printed values hold origins and no secret', () => {
+  const loaded = loadConfig({ file: join(root, 'config/production.yaml'), env });
+  const printed = JSON.stringify(loaded.values);
+  for (const secret of [env.ARIA_CLIENT_SECRET, env.CUSTODIAN_PASSPHRASE, env.DATABASE_URL, env.REDIS_URL, env.EHR_CLIENT_KEY])
+    assert.ok(!printed.includes(secret), 'a secret is printed');
+  const value = (path: string) => loaded.values.find((v) => v.path.endsWith(`#${path}`));
+  assert.equal(value('database.url')?.origin, 'env:DATABASE_URL');
+  assert.equal(value('outbox.batch')?.origin, 'default');
+  assert.match(value('institution.zone')?.origin ?? '', /production\.yaml:\d+:\d+$/);
+});
+
+test('a problem says file, line, column, path, what is allowed and what was meant', () => {
+  const cases: [(text: string) => string, RegExp][] = [
+    [(t) => t.replace('queue:', 'queu:'), /^9:1 queu: unknown key, did you mean queue\?/],
+    [(t) => t.replace('{ kind: postgres }', '{ kind: rediss }'), /^9:16 queue\.kind: unknown kind "rediss", allowed: postgres, redis/],
+    [(t) => t.replace('port: 8480', 'prot: 8480'), /http\.prot: unknown key, did you mean port\?/],
+    [(t) => t.replace('port: 8481', 'port: "8481"'), /^\d+:21 operations\.port: expected (int|number), received string/],
+    [(t) => t.replace('maxStaleness: 150s', 'maxStaleness: soon'), /consent\.maxStaleness: a duration such as/],
+    [(t) => t.replace('"${file:../.oncobridge/custodian.passphrase}"', 'changeme'), /custodian\.passphrase: a secret must be a reference/],
+    [(t) => t.replace('sources/aria.yaml', 'sources/missing.yaml'), /sources\[1\]: the file .*missing\.yaml does not exist/],
+    [(t) => `${t}\nhttp: {}\n`, /keys must be unique/i],
+    [(t) => t.replace('data:', 'data: ['), /^\d+:\d+ : /],
+  ];
+  for (const [change, expected] of cases) {
+    const problems = problemsOf(change);
+    assert.ok(
+      problems.some((problem) => expected.test(problem)),
+      `${expected} not in ${JSON.stringify(problems)}`,
+    );
+  }
+});
+
+test('a secret cannot come from a default, and a missing variable is named without a value', () => {
+  const problems = problemsOf((t) => t.replace('${file:../.oncobridge/custodian.passphrase}', '${env:PASS:-changeme}'));
+  assert.ok(
+    problems.some((p) => /must be a reference/.test(p)),
+    String(problems),
+  );
+  const { ARIA_CLIENT_SECRET: _gone, ...without } = env;
+  assert.ok(problemsOf((t) => t, 'embedded.yaml', without).some((p) => /ARIA_CLIENT_SECRET is not set/.test(p)));
+});
+
+test('generated schema and pages are current: npm run generate', () => {
+  for (const [path, content] of generatedFiles()) assert.equal(readFileSync(join(root, path), 'utf8'), content, `${path} is out of date`);
+});
