@@ -17,6 +17,7 @@ export const REASONS = {
   ERASED: { kind: 'skip', text: 'The person was erased here; nothing of them is taken.' },
   DELETED_AT_SOURCE: { kind: 'skip', text: 'Gone at the source before it was filed.' },
   WITHDRAWN_AT_SOURCE: { kind: 'skip', text: 'Entered in error or cancelled before it was filed.' },
+  NOT_DELIVERED: { kind: 'skip', text: 'Planned or prescribed only: taken into the course when treatment is recorded.' },
   // -- quarantine --
   UNMAPPED_CODE: { kind: 'quarantine', text: 'A local code without an entry in the mapping table. Add one, then replay.' },
   DOCUMENT_TYPE_UNKNOWN: { kind: 'quarantine', text: 'A document type that no rule and no mapping table names. Map it, then replay.' },
