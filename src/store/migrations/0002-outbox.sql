@@ -5,17 +5,17 @@ create table outbox_batch (
   transaction text not null,
   priority smallint not null,             -- 0 urgent, 1 live, 2 backfill
   created_at timestamptz not null default now(),
-  lease_until timestamptz not null,       -- claimed by a relay until then; afterwards any relay may add the job again
-  attempts integer not null default 0,
-  conflicts integer not null default 0,
-  retry_at timestamptz,                   -- failed: when the policy retries it
+  check_at timestamptz not null,          -- claimed: the lease, after which any relay adds the job; later: when to look whether the job is still there
+  attempts integer not null default 0,    -- failed attempts, for the slow retry
+  conflicts integer not null default 0,   -- times that the ledger called it invalid by conflict
+  retry_at timestamptz,                   -- failed: when the policy retries it; null: only by hand
   tx_id text, bytes bytea,                -- the journal: signed transaction, written before it is sent
   result text,                            -- of the endorsement
-  block bigint, receipt_result text,
-  error_code text, error_detail text,     -- coded, free of patient data
+  block bigint, error_code text,          -- coded, free of patient data
   settled_at timestamptz
 );
-create index outbox_batch_open on outbox_batch (priority, created_at) where state in ('claimed','enqueued','inflight','failed');
+create index outbox_batch_open on outbox_batch (check_at) where state in ('claimed','enqueued','inflight');
+create index outbox_batch_failed on outbox_batch (retry_at) where state = 'failed';
 create index outbox_batch_settled on outbox_batch (settled_at) where settled_at is not null;
 create unique index outbox_batch_tx on outbox_batch (tx_id) where tx_id is not null;
 
@@ -34,8 +34,8 @@ create table outbox (
   settled_at timestamptz
 );
 create index outbox_pending on outbox (priority, seq) where state = 'pending';
-create index outbox_pending_patient on outbox (patient, seq) where state = 'pending';
 create index outbox_batch_rows on outbox (batch);
 create index outbox_order on outbox (order_key, seq) where order_key is not null and settled_at is null;
-create index outbox_enrol on outbox (patient) where transaction = 'enrollPatient';
-create index outbox_open on outbox (state) where settled_at is null;
+create index outbox_enrolment on outbox (patient) where transaction = 'enrollPatient' and state <> 'committed';
+create index outbox_unsettled on outbox (state) where settled_at is null;
+create index outbox_settled on outbox (settled_at) where settled_at is not null;

@@ -1,0 +1,278 @@
+import { newId } from '../ids.ts';
+import type { JobQueue } from '../queue/queue.ts';
+import type { Database, Sql } from '../store/database.ts';
+import { sql } from '../store/sql.ts';
+import { BATCHED, cutIntoBatches } from './document-batch.ts';
+import { WAKE_CHANNEL } from './postgres-outbox.ts';
+
+/** Held by a relay for the length of one claim; two relays may overlap while a new version takes over. */
+const CLAIM_LOCK = 0x6f_62_78_31;
+const HOUSEKEEP_MS = 600_000;
+
+export interface RelayOptions {
+  database: Database;
+  queue: JobQueue;
+  /** Entries in one transaction of `recordDocuments`. */
+  batchSize?: number;
+  /** Batches that may be under way at once; more would only put later urgent ones behind them. */
+  window?: number;
+  /** How often the outbox is looked at without being told to. */
+  scanMs?: number;
+  /** A batch that no worker finished: after so long the queue is asked whether its job is still there. */
+  checkMs?: number;
+  /** First and longest wait of the slow retry of failed batches. */
+  retryMs?: number;
+  maxRetryMs?: number;
+  onError?: (error: Error) => void;
+}
+
+export interface Relay {
+  wake(): void;
+  /** One pass, for tests and for draining; returns the number of batches handed to the queue. */
+  pass(): Promise<number>;
+  /** Nothing new is taken from the outbox while paused; what is under way goes on. */
+  pause(): void;
+  resume(): void;
+  close(): Promise<void>;
+}
+
+interface PendingRow {
+  id: string;
+  transaction: string;
+  args: string[];
+  priority: number;
+}
+interface OpenBatch {
+  id: string;
+  state: 'claimed' | 'enqueued' | 'inflight' | 'failed';
+  priority: number;
+}
+
+/**
+ * Takes rows from the outbox into batches and hands each batch to the queue as one job, whose only content is the batch's
+ * random id. Starts at once and looks at everything first: the start path is the recovery path. Whatever the queue has
+ * lost is added again; whatever it gave up is retried slowly, for ever (queue-and-reliability.md section 7).
+ */
+export async function createRelay(options: RelayOptions): Promise<Relay> {
+  const { database, queue } = options;
+  const onError = options.onError ?? (() => {});
+  const batchSize = options.batchSize ?? 50;
+  const window = options.window ?? 16;
+  const scanMs = options.scanMs ?? 1000;
+  const checkMs = options.checkMs ?? 4000;
+  const retryMs = options.retryMs ?? 5000;
+  const maxRetryMs = options.maxRetryMs ?? 60_000;
+
+  let paused = false;
+  let closed = false;
+  let woken = true;
+  /** Rows wait that cannot be taken yet (a patient's enrolment is not projected): the next look, sooner than a scan. */
+  let blockedMs = 0;
+  let first = true;
+  let sleeping: (() => void) | undefined;
+  let passing: Promise<unknown> = Promise.resolve();
+
+  function wake(): void {
+    woken = true;
+    blockedMs = 0;
+    sleeping?.();
+  }
+
+  async function pass(): Promise<number> {
+    let handed = await recover(first);
+    first = false;
+    if (paused) return handed;
+    for (;;) {
+      const claim = await claimBatches();
+      blockedMs = claim.blocked ? Math.min(scanMs, Math.max(25, blockedMs * 2)) : 0;
+      if (claim.batches.length === 0) return handed;
+      await hand(claim.batches);
+      handed += claim.batches.length;
+      if (!claim.more) return handed;
+    }
+  }
+
+  /** Adds the jobs, then marks their batches; where the queue does not answer, the next pass adds them. */
+  async function hand(batches: readonly { id: string; priority: number }[]): Promise<void> {
+    const names = batches.map((batch) => batch.id);
+    try {
+      await queue.add(batches.map(({ id, priority }) => ({ id, data: { batch: id }, priority })));
+    } catch (error) {
+      await database.query(sql`update outbox_batch set check_at = now() where id = any(${names}) and state = 'claimed'`);
+      throw error;
+    }
+    await database.query(sql`
+      with b as (
+        update outbox_batch set state = 'enqueued', check_at = now() + ${checkMs} * interval '1 ms'
+        where id = any(${names}) and state = 'claimed' returning id)
+      update outbox set state = 'enqueued' where batch in (select id from b) and state = 'claimed'`);
+  }
+
+  /**
+   * Batches whose time for a look has come: the lease of a claim ran out, the queue was emptied, a job died or was given
+   * up, a failed one is due. At the start, all of them.
+   */
+  async function recover(all: boolean): Promise<number> {
+    const due = await database.query<OpenBatch>(sql`
+      update outbox_batch set check_at = now() + ${checkMs} * interval '1 ms'
+      where (state in ('claimed', 'enqueued', 'inflight') and (check_at <= now() or (${all} and state <> 'claimed')))
+      returning id, state, priority`);
+    const lost: OpenBatch[] = [];
+    for (const batch of due) {
+      if (batch.state === 'claimed') {
+        lost.push(batch);
+        continue;
+      }
+      const job = await queue.state(batch.id);
+      if (job === 'unknown') lost.push(batch);
+      // The job says done and the batch is not: the database is an older copy, or the queue erred. It runs again.
+      else if (job === 'completed') await queue.retry(batch.id);
+      else if (job === 'failed') await markFailed(batch.id);
+    }
+    if (lost.length > 0) await hand(lost);
+    const retried = await database.query<OpenBatch>(sql`
+      with b as (
+        update outbox_batch set state = case when bytes is null then 'enqueued' else 'inflight' end, retry_at = null, check_at = now()
+        where state = 'failed' and retry_at <= now() returning id, state, priority),
+      r as (update outbox o set state = b.state from b where o.batch = b.id and o.state = 'failed')
+      select id, state, priority from b`);
+    for (const batch of retried) {
+      const job = await queue.state(batch.id);
+      if (job === 'failed' || job === 'completed') await queue.retry(batch.id);
+      else if (job === 'unknown') await hand([batch]);
+    }
+    return lost.length + retried.length;
+  }
+
+  /** The queue has used up its attempts: from here on our own slow retry, urgent ones sooner. */
+  async function markFailed(id: string): Promise<void> {
+    await database.query(sql`
+      with b as (
+        update outbox_batch set state = 'failed', attempts = attempts + 1,
+          retry_at = now() + least(${retryMs} * power(2, least(attempts, 20)), case when priority = 0 then ${retryMs} else ${maxRetryMs} end)
+            * (0.75 + random() / 2) * interval '1 ms'
+        where id = ${id} and state in ('enqueued', 'inflight') returning id)
+      update outbox set state = 'failed' where batch in (select id from b) and settled_at is null`);
+  }
+
+  /** Makes batches of waiting rows in one transaction: urgent ones always, others as far as the window has room. */
+  async function claimBatches(): Promise<{ batches: { id: string; priority: number }[]; more: boolean; blocked: boolean }> {
+    const none = { batches: [], more: false, blocked: false };
+    return await database.transaction(async (tx) => {
+      const [lock] = await tx.query<{ got: boolean }>(sql`select pg_try_advisory_xact_lock(${CLAIM_LOCK}) as got`);
+      if (lock?.got !== true) return none;
+      const [open] = await tx.query<{ n: number }>(sql`
+        select count(*) as n from outbox_batch
+        where state in ('claimed', 'enqueued', 'inflight') or (state = 'failed' and error_code in ('LEDGER_UNAVAILABLE', 'LEDGER_UNKNOWN'))`);
+      const slots = Math.max(0, window - (open?.n ?? 0));
+      const rows = await readClaimable(tx, slots > 0 ? slots * batchSize : 0);
+      const cut = cutIntoBatches(rows, { entries: batchSize });
+      const urgent = cut.filter((batch) => batch[0]?.priority === 0);
+      const others = cut.filter((batch) => batch[0]?.priority !== 0).slice(0, slots);
+      const batches = [...urgent, ...others].map((batch) => ({ id: newId('batch'), priority: batch[0]?.priority ?? 1, rows: batch }));
+      if (batches.length === 0) {
+        const [waiting] = slots === 0 ? [] : await tx.query(sql`select 1 from outbox where state = 'pending' limit 1`);
+        return { ...none, blocked: waiting !== undefined };
+      }
+      await tx.query(sql`
+        insert into outbox_batch (id, transaction, priority, check_at)
+        select id, transaction, priority, now() + ${checkMs} * interval '1 ms'
+        from unnest(${batches.map((b) => b.id)}::text[], ${batches.map((b) => b.rows[0]?.transaction ?? '')}::text[], ${batches.map((b) => b.priority)}::smallint[])
+          as t(id, transaction, priority)`);
+      await tx.query(sql`
+        update outbox o set state = 'claimed', batch = t.batch, position = t.position
+        from unnest(${batches.flatMap((b) => b.rows.map((row) => row.id))}::text[], ${batches.flatMap((b) => b.rows.map(() => b.id))}::text[],
+          ${batches.flatMap((b) => b.rows.map((_, i) => i))}::int[]) as t(id, batch, position)
+        where o.id = t.id`);
+      return { batches, more: others.length === slots || cut.length > batches.length, blocked: false };
+    });
+  }
+
+  /** Settled jobs and rows do not stay for ever: jobs an hour, committed rows a week, rejected ones 90 days. */
+  async function housekeep(): Promise<void> {
+    await queue.clean(3_600_000);
+    for (const [state, days] of [
+      ['committed', 7],
+      ['rejected', 90],
+    ] as const) {
+      for (;;) {
+        const rows = await database.query(sql`
+          delete from outbox where id in (
+            select id from outbox where settled_at < now() - ${days} * interval '1 day' and state = ${state} limit 1000) returning id`);
+        if (rows.length < 1000) break;
+      }
+    }
+    await database.query(sql`
+      delete from outbox_batch b where settled_at < now() - interval '7 days' and not exists (select 1 from outbox o where o.batch = b.id)`);
+  }
+
+  function run(): Promise<void> {
+    return (async () => {
+      let housekeepAt = Date.now() + 60_000;
+      while (!closed) {
+        woken = false;
+        passing = pass().catch((error: unknown) => onError(error as Error));
+        await passing;
+        if (Date.now() > housekeepAt) {
+          housekeepAt = Date.now() + HOUSEKEEP_MS;
+          await housekeep().catch((error: unknown) => onError(error as Error));
+        }
+        if (woken || closed) continue;
+        await new Promise<void>((done) => {
+          const timer = setTimeout(done, blockedMs > 0 ? blockedMs : scanMs);
+          timer.unref();
+          sleeping = () => {
+            clearTimeout(timer);
+            done();
+          };
+        });
+        sleeping = undefined;
+      }
+    })();
+  }
+
+  const listening = await database.listen(WAKE_CHANNEL, wake);
+  const running = run();
+  return {
+    wake,
+    pass,
+    pause() {
+      paused = true;
+    },
+    resume() {
+      paused = false;
+      wake();
+    },
+    async close() {
+      closed = true;
+      wake();
+      await running;
+      await passing;
+      await listening.close();
+    },
+  };
+}
+
+/**
+ * Waiting rows that may go, in the order in which they go: by priority; patients in turn, a batch of each at a time, so
+ * that a backfill of one never holds up another. Held back: a row whose order key has an earlier unsettled row; a row of a
+ * patient that the projection does not know yet or whose own enrolment is not committed. Urgent rows wait for nothing.
+ */
+async function readClaimable(tx: Sql, limit: number): Promise<PendingRow[]> {
+  return await tx.query<PendingRow>(sql`
+    select id, transaction, args, priority from (
+      select o.id, o.seq, o.transaction, o.args, o.priority,
+        min(o.seq) over (partition by o.priority, o.patient) as patient_first,
+        row_number() over (partition by o.priority, o.patient order by o.seq) as turn
+      from outbox o
+      where o.state = 'pending' and (o.priority = 0 or (
+        (o.order_key is null or not exists (
+          select 1 from outbox e where e.order_key = o.order_key and e.settled_at is null and e.seq < o.seq))
+        and (o.patient is null or o.transaction = 'enrollPatient' or (
+          exists (select 1 from projection.patient p where p.inst = split_part(o.patient, '/', 1) and p.pat = split_part(o.patient, '/', 2))
+          and not exists (select 1 from outbox e where e.patient = o.patient and e.transaction = 'enrollPatient' and e.state <> 'committed')))))
+    ) waiting
+    where priority = 0 or ${limit} > 0
+    order by priority, transaction = ${BATCHED}, case when transaction = ${BATCHED} then (turn - 1) / 50 else 0 end, patient_first, seq
+    limit ${Math.max(limit, 200)}`);
+}
