@@ -6,18 +6,19 @@ import type { Resource } from 'fhir/r4.js';
  */
 export function referencesIn(resource: Resource | undefined, base: URL): { type: string; id: string }[] {
   const found = new Map<string, { type: string; id: string }>();
-  const visit = (value: unknown): void => {
-    if (Array.isArray(value)) for (const item of value) visit(item);
-    else if (typeof value === 'object' && value !== null) {
-      for (const [name, member] of Object.entries(value)) {
-        if (name === 'reference' && typeof member === 'string') {
-          const reference = readReference(member, base);
-          if (reference) found.set(`${reference.type}/${reference.id}`, reference);
-        } else if (typeof member === 'object') visit(member);
-      }
+  // A list of what is still to be looked at, not recursion: how deep a resource nests is the sender's choice.
+  const open: unknown[] = [resource];
+  while (open.length > 0) {
+    const value = open.pop();
+    if (typeof value !== 'object' || value === null) continue;
+    // Pushed backwards, so that references come in the order written.
+    for (const [name, member] of Object.entries(value).reverse()) {
+      if (name === 'reference' && typeof member === 'string') {
+        const reference = readReference(member, base);
+        if (reference) found.set(`${reference.type}/${reference.id}`, reference);
+      } else if (typeof member === 'object') open.push(member);
     }
-  };
-  visit(resource);
+  }
   return [...found.values()];
 }
 
