@@ -7,7 +7,7 @@ import type { InnerHeader, OuterHeader } from './sealed-object.ts';
  * The bytes of a sealed object (docs/sealed-object.md): pure, without a custodian, so that test vectors fix it.
  *
  *   magic 8 | outer header length 4 (big endian) | outer header (JCS)   = the authenticated data of all that follows
- *   inner header | PDF part | Bundle part | padding part                each AES-256-GCM under its own subkey
+ *   inner header | PDF part | Bundle part (with the padding)            each AES-256-GCM under its own subkey
  */
 export const FORMAT = 'oncobridge-sealed/1';
 const MAGIC = Buffer.from('OBSEAL1\n', 'ascii');
@@ -16,9 +16,9 @@ const TAG_BYTES = 16;
 export const CHUNKED_ABOVE_BYTES = 10 * 1024 * 1024;
 const CHUNK_BYTES = 64 * 1024;
 /** Outputs of this size stay in the processor's cache on their way from the cipher to the object and its hash. */
-const STRIDE_BYTES = 256 * 1024;
+const STRIDE_BYTES = 128 * 1024;
 const MAX_HEADER_BYTES = 64 * 1024;
-const PARTS = ['inner', 'pdf', 'bundle', 'padding'] as const;
+const PARTS = ['inner', 'pdf', 'bundle'] as const;
 type PartName = (typeof PARTS)[number];
 type Subkeys = Readonly<Record<PartName, KeyObject>>;
 
@@ -29,10 +29,11 @@ export interface StoredHeader extends OuterHeader {
   /** Bytes of the encrypted inner header with its tag. */
   innerBytes: number;
 }
-interface StoredInner extends InnerHeader {
-  salt: string;
+interface StoredInner {
+  facts: InnerHeader;
   /** Lengths and SHA-256 of the plaintext parts; hidden here, for a length tells much. */
   parts: Record<'pdf' | 'bundle', { bytes: number; sha256: string }>;
+  salt: string;
 }
 
 /** Seals the parts under a document key that is used for nothing else. `salt`: 32 bytes, base64url. */
@@ -44,27 +45,46 @@ export function writeSealed(
   pdf: Uint8Array,
   bundle: Uint8Array,
 ): { bytes: Buffer; ciphertextHash: string; commitment: string } {
-  const digests = {
-    pdf: { bytes: pdf.length, sha256: hash('sha256', pdf) },
+  const parts = {
     bundle: { bytes: bundle.length, sha256: hash('sha256', bundle) },
+    pdf: { bytes: pdf.length, sha256: hash('sha256', pdf) },
   };
-  const facts2 = innerFacts(inner);
-  const innerText = Buffer.from(canonicalJson({ ...facts2, salt, parts: digests } satisfies StoredInner));
+  const factsText = canonicalJson(innerFacts(inner));
+  const innerText = Buffer.from(`{"facts":${factsText},"parts":${canonicalJson(parts)},"salt":${canonicalJson(salt)}}`);
   // Blanks after the JSON, so that the length in clear does not count the records of the manifest.
   const innerPlain = Buffer.alloc(padded(innerText.length), ' ');
   innerText.copy(innerPlain);
   const chunked = pdf.length + bundle.length > CHUNKED_ABOVE_BYTES;
+  const { category, document, format, institution, patient, version, wrap } = facts;
+  const innerBytes = innerPlain.length + TAG_BYTES;
+  // Members in their canonical order, which readHeader insists on: the native serialiser is the faster one.
   const header: StoredHeader = {
-    ...facts,
     alg: chunked ? 'A256GCM-STREAM-64K' : 'A256GCM',
+    category,
+    document,
+    format,
+    innerBytes,
+    institution,
     kdf: 'HKDF-SHA256',
-    innerBytes: innerPlain.length + TAG_BYTES,
+    patient,
+    version,
+    wrap: {
+      category: wrap.category,
+      categoryKeyVersion: wrap.categoryKeyVersion,
+      institution: wrap.institution,
+      patient: wrap.patient,
+      toCategory: wrap.toCategory,
+      toInstitution: wrap.toInstitution,
+    },
   };
-  const aad = prefixOf(Buffer.from(canonicalJson(header)));
+  const aad = prefixOf(Buffer.from(JSON.stringify(header)));
   const keys = subkeys(key);
 
-  const size = aad.length + header.innerBytes + sealedSize(pdf.length, chunked) + sealedSize(bundle.length, chunked) + TAG_BYTES;
-  const total = padded(size);
+  const ahead = aad.length + innerBytes + sealedSize(pdf.length, chunked);
+  let total = padded(ahead + sealedSize(bundle.length, chunked));
+  // In chunks, a few sizes would leave a last chunk of nothing but its tag: one step more.
+  while (sealedSize(plainSize(total - ahead, chunked), chunked) !== total - ahead) total = padded(total + 1);
+  const padding = plainSize(total - ahead, chunked) - bundle.length;
   const out = Buffer.allocUnsafeSlow(total);
   const ciphertext = createHash('sha256').update(aad);
   aad.copy(out);
@@ -74,11 +94,10 @@ export function writeSealed(
     ciphertext.update(bytes);
     at += bytes.length;
   };
-  encryptPart(keys.inner, aad, innerPlain, false, put);
-  encryptPart(keys.pdf, aad, pdf, chunked, put);
-  encryptPart(keys.bundle, aad, bundle, chunked, put);
-  encryptPart(keys.padding, aad, Buffer.alloc(total - size), false, put);
-  return { bytes: out, ciphertextHash: ciphertext.digest('hex'), commitment: commitmentOf(salt, facts2, digests) };
+  encryptPart(keys.inner, aad, innerPlain, 0, false, put);
+  encryptPart(keys.pdf, aad, pdf, 0, chunked, put);
+  encryptPart(keys.bundle, aad, bundle, padding, chunked, put);
+  return { bytes: out, ciphertextHash: ciphertext.digest('hex'), commitment: commitmentOf(salt, factsText, parts) };
 }
 
 export interface OpenedParts {
@@ -122,18 +141,16 @@ export function readParts(
     return bytes.subarray(at - length, at);
   };
   const stored = JSON.parse(decryptPart(keys.inner, aad, take(header.innerBytes), false).toString('utf8')) as StoredInner;
-  const { salt, parts, ...inner } = stored;
-  const opened: OpenedParts = { inner: { ...inner, salt }, commitment: commitmentOf(salt, innerFacts(inner), parts) };
-  for (const name of ['pdf', 'bundle'] as const) {
-    const sealed = take(sealedSize(parts[name].bytes, chunked));
-    if (!wanted.includes(name)) continue;
-    const plain = decryptPart(keys[name], aad, sealed, chunked);
-    if (hash('sha256', plain) !== parts[name].sha256) throw broken('A part is not the one its header names.');
-    opened[name] = plain;
+  const { facts, salt, parts } = stored;
+  const opened: OpenedParts = { inner: { ...facts, salt }, commitment: commitmentOf(salt, canonicalJson(facts), parts) };
+  const sealed = { pdf: take(sealedSize(parts.pdf.bytes, chunked)), bundle: take(bytes.length - at) };
+  for (const name of wanted) {
+    const plain = decryptPart(keys[name], aad, sealed[name], chunked);
+    const content = plain.subarray(0, parts[name].bytes);
+    const isWhole = content.length === parts[name].bytes && hash('sha256', content) === parts[name].sha256;
+    if (!isWhole || plain.subarray(content.length).some((byte) => byte !== 0)) throw broken('A part is not the one its header names.');
+    opened[name] = content;
   }
-  const padding = take(bytes.length - at);
-  if (padding.length < TAG_BYTES) throw broken('It is cut short.');
-  if (decryptPart(keys.padding, aad, padding, false).some((byte) => byte !== 0)) throw broken('Its padding is not empty.');
   return opened;
 }
 
@@ -149,14 +166,9 @@ function innerFacts(inner: InnerHeader): InnerHeader {
 }
 
 /** HMAC-SHA-256 under the salt over the digests of inner facts, PDF and Bundle: re-encryption keeps it, any other content changes it. */
-function commitmentOf(salt: string, facts: InnerHeader, parts: StoredInner['parts']): string {
-  const content = canonicalJson({
-    bundle: parts.bundle.sha256,
-    format: 'oncobridge-content/1',
-    inner: hash('sha256', canonicalJson(facts)),
-    pdf: parts.pdf.sha256,
-  });
-  return createHmac('sha256', Buffer.from(salt, 'base64url'))
+function commitmentOf(salt: string, factsText: string, parts: StoredInner['parts']): string {
+  const content = `{"bundle":"${parts.bundle.sha256}","format":"oncobridge-content/1","inner":"${hash('sha256', factsText)}","pdf":"${parts.pdf.sha256}"}`;
+  return createHmac('sha256', createSecretKey(salt, 'base64url'))
     .update(hash('sha256', content, 'buffer'))
     .digest('hex');
 }
@@ -165,7 +177,7 @@ function commitmentOf(salt: string, facts: InnerHeader, parts: StoredInner['part
 function subkeys(key: KeyObject): Subkeys {
   const material = Buffer.from(hkdfSync('sha256', key, '', FORMAT, 32 * PARTS.length));
   const at = (i: number): KeyObject => createSecretKey(material.subarray(32 * i, 32 * i + 32));
-  const keys = { inner: at(0), pdf: at(1), bundle: at(2), padding: at(3) };
+  const keys = { inner: at(0), pdf: at(1), bundle: at(2) };
   material.fill(0);
   return keys;
 }
@@ -183,6 +195,11 @@ function sealedSize(bytes: number, chunked: boolean): number {
   return bytes + TAG_BYTES * (chunked ? chunksOf(bytes) : 1);
 }
 
+/** The other way round. */
+function plainSize(sealed: number, chunked: boolean): number {
+  return sealed - TAG_BYTES * (chunked ? Math.ceil(sealed / (CHUNK_BYTES + TAG_BYTES)) : 1);
+}
+
 /** A subkey seals one part of one document, so its nonce needs no randomness. Chunks: counter 11 bytes, last flag 1 (STREAM). */
 function nonceOf(chunk: number, last: boolean): Buffer {
   const nonce = Buffer.alloc(12);
@@ -191,13 +208,24 @@ function nonceOf(chunk: number, last: boolean): Buffer {
   return nonce;
 }
 
-function encryptPart(key: KeyObject, aad: Buffer, plain: Uint8Array, chunked: boolean, put: (bytes: Buffer) => void): void {
-  const chunks = chunked ? chunksOf(plain.length) : 1;
+/** `padding`: that many zero bytes after the plaintext, inside the part. */
+function encryptPart(
+  key: KeyObject,
+  aad: Buffer,
+  plain: Uint8Array,
+  padding: number,
+  chunked: boolean,
+  put: (bytes: Buffer) => void,
+): void {
+  const end = plain.length + padding;
+  const chunks = chunked ? chunksOf(end) : 1;
   for (let chunk = 0; chunk < chunks; chunk++) {
     const cipher = createCipheriv('aes-256-gcm', key, nonceOf(chunk, chunk === chunks - 1)).setAAD(aad);
     const from = chunk * CHUNK_BYTES;
-    const to = chunked ? Math.min(plain.length, from + CHUNK_BYTES) : plain.length;
-    for (let at = from; at < to; at += STRIDE_BYTES) put(cipher.update(plain.subarray(at, Math.min(to, at + STRIDE_BYTES))));
+    const to = chunked ? Math.min(end, from + CHUNK_BYTES) : end;
+    const plainTo = Math.min(to, plain.length);
+    for (let at = from; at < plainTo; at += STRIDE_BYTES) put(cipher.update(plain.subarray(at, Math.min(plainTo, at + STRIDE_BYTES))));
+    if (to > plainTo) put(cipher.update(Buffer.alloc(to - Math.max(plainTo, from))));
     cipher.final();
     put(cipher.getAuthTag());
   }

@@ -1,0 +1,127 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, open, readFile, rename, stat, unlink } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { CodedError } from '../errors.ts';
+import type { BlobStore } from './blobs.ts';
+
+/** An institution's prefix is one path segment of ours; the rest is a hash. Nothing else reaches the file system. */
+const NAME = /^([a-z][a-z0-9-]{0,63})\/(envelopes\/)?([0-9a-f]{64})$/;
+
+/**
+ * Blobs in a directory: `<directory>/<inst>/[envelopes/]<2 hex>/<2 hex>/<sha256>`. A put writes a temporary file, fsyncs,
+ * renames, fsyncs the folder (and those that it made): a name that exists is whole, and is still there after a power
+ * loss. A name already there with
+ * the same bytes is left alone. No store is listed.
+ */
+export function createFileBlobs(options: { directory: string }): BlobStore {
+  const { directory } = options;
+  /** Folders known to be durable; made once, so a put does not ask again. */
+  const known = new Map<string, Promise<void>>();
+
+  const pathOf = (name: string): string => {
+    const match = NAME.exec(name);
+    const [, institution, envelopes, hash] = match ?? [];
+    if (institution === undefined || hash === undefined) throw new CodedError('BLOB_NAME');
+    return join(directory, institution, envelopes === undefined ? 'objects' : 'envelopes', hash.slice(0, 2), hash.slice(2, 4), hash);
+  };
+  const makeFolder = (path: string): Promise<void> => {
+    let made = known.get(path);
+    if (made === undefined) {
+      made = makeDurable(path, directory);
+      made.catch(() => known.delete(path));
+      known.set(path, made);
+    }
+    return made;
+  };
+
+  return {
+    async put(name, bytes) {
+      const path = pathOf(name);
+      const folder = dirname(path);
+      await makeFolder(folder);
+      const temporary = join(folder, `.${randomBytes(8).toString('hex')}.tmp`);
+      try {
+        // A put cut short before its folder's fsync may have left the name: the fsync below makes it count. A damaged
+        // object is healed by the next put of the right bytes.
+        if (!(await holds(path, bytes))) {
+          await write(temporary, bytes);
+          await rename(temporary, path);
+        }
+        await sync(folder);
+      } catch (error) {
+        await unlink(temporary).catch(() => {});
+        if (isMissing(error)) known.delete(folder); // somebody removed the folder: the next put makes it again
+        throw new CodedError('UNAVAILABLE', { diagnostics: 'An object could not be stored.', cause: error });
+      }
+    },
+    async get(name) {
+      const path = pathOf(name);
+      try {
+        return await readFile(path);
+      } catch (error) {
+        if (isMissing(error)) throw new CodedError('BLOB_MISSING');
+        throw new CodedError('UNAVAILABLE', { diagnostics: 'An object could not be read.', cause: error });
+      }
+    },
+    async head(name) {
+      const sizeBytes = await sizeOf(pathOf(name));
+      return sizeBytes === undefined ? undefined : { sizeBytes };
+    },
+    async delete(name) {
+      const path = pathOf(name);
+      try {
+        await unlink(path);
+        await sync(dirname(path));
+      } catch (error) {
+        if (!isMissing(error)) throw new CodedError('UNAVAILABLE', { diagnostics: 'An object could not be deleted.', cause: error });
+      }
+    },
+    async close() {
+      known.clear();
+    },
+  };
+}
+
+async function write(path: string, bytes: Uint8Array): Promise<void> {
+  const file = await open(path, 'wx', 0o600);
+  try {
+    await file.writeFile(bytes);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** Makes a folder and those above it, and fsyncs every parent that got a new name. */
+async function makeDurable(path: string, root: string): Promise<void> {
+  await mkdir(path, { recursive: true, mode: 0o700 });
+  // All parents down from the root, made by us now or by a put that was killed before its fsync.
+  for (let folder = path; folder.length > root.length && folder.startsWith(root); folder = dirname(folder)) await sync(dirname(folder));
+}
+
+async function sync(folder: string): Promise<void> {
+  const handle = await open(folder, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+async function sizeOf(path: string): Promise<number | undefined> {
+  try {
+    return (await stat(path)).size;
+  } catch (error) {
+    if (isMissing(error)) return undefined;
+    throw new CodedError('UNAVAILABLE', { diagnostics: 'An object could not be looked up.', cause: error });
+  }
+}
+
+async function holds(path: string, bytes: Uint8Array): Promise<boolean> {
+  if ((await sizeOf(path)) !== bytes.length) return false;
+  return (await readFile(path)).equals(bytes);
+}
+
+function isMissing(error: unknown): boolean {
+  return (error as NodeJS.ErrnoException).code === 'ENOENT';
+}
