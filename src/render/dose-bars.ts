@@ -19,12 +19,14 @@ export function doseBars(flow: Flow, volumes: readonly DoseVolume[]): void {
     0,
     ...volumes.flatMap((volume) => [volume.deliveredCGy, volume.plannedCGy, volume.prescribedCGy].map((text) => doseOf(text) ?? 0)),
   );
+  // Nothing to compare: the table that follows says what is missing.
+  if (most === 0) return;
   const step = niceStep(most);
-  const ticks = step === 0 ? [0] : Array.from({ length: Math.ceil(most / step) + 1 }, (_, index) => index * step);
-  const end = ticks.at(-1) ?? 0;
+  const ticks = Array.from({ length: Math.ceil(most / step) + 1 }, (_, index) => index * step);
+  const end = ticks.at(-1) ?? step;
   const left = NAME_WIDTH + 8;
   const width = flow.width - left - VALUE_WIDTH;
-  const xOf = (dose: number): number => flow.left + left + (end === 0 ? 0 : (width * dose) / end);
+  const xOf = (dose: number): number => flow.left + left + (width * dose) / end;
 
   const axis = (): void => {
     block(flow, [{ x: 0, lines: [axisLine(sheet, ticks, xOf, flow.left)] }]);
@@ -36,7 +38,9 @@ export function doseBars(flow: Flow, volumes: readonly DoseVolume[]): void {
     const place = [volume.type, volume.site, volume.laterality].filter((text) => text !== undefined).join(', ');
     const below = place === '' ? [] : textLines(sheet, place, TEXT.tiny, NAME_WIDTH);
     const labels: Line[] = [
-      ...textLines(sheet, volume.deliveredCGy === undefined ? NOT_PROVIDED : `${volume.deliveredCGy} cGy`, TEXT.strong, VALUE_WIDTH - 8),
+      ...(volume.deliveredCGy === undefined
+        ? textLines(sheet, `delivered ${NOT_PROVIDED}`, TEXT.tiny, VALUE_WIDTH - 8)
+        : textLines(sheet, `${volume.deliveredCGy} cGy`, TEXT.strong, VALUE_WIDTH - 8)),
       ...textLines(sheet, planned(volume), TEXT.tiny, VALUE_WIDTH - 8),
     ];
     block(
@@ -97,7 +101,6 @@ function doseOf(text: string | undefined): number | undefined {
 
 /** Distance of ticks: 1, 2 or 5 times a power of ten, so that at most six are drawn. */
 function niceStep(most: number): number {
-  if (most <= 0) return 0;
   const power = 10 ** Math.floor(Math.log10(most / 5));
   const factor = [1, 2, 5, 10].find((candidate) => most / (power * candidate) <= 5) ?? 10;
   return power * factor;

@@ -65,7 +65,7 @@ export function printable(text: string): string {
     .normalize('NFC')
     .replaceAll(/\r\n?|\u2028|\u2029|\u0085|\v|\f/g, '\n')
     .replaceAll('\t', '    ')
-    .replaceAll(/[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff]/g, '');
+    .replaceAll(/\p{Default_Ignorable_Code_Point}/gu, '');
 }
 
 export function createFontBook(typefaces: Typefaces): FontBook {
@@ -96,7 +96,7 @@ export function createFontBook(typefaces: Typefaces): FontBook {
     advances[weight][codePoint] = width;
     return width;
   };
-  const idOf = (face: Typeface, codePoint: number): number => {
+  const idOf = (face: Typeface, codePoint: number): string => {
     let entry = used.get(face.resource);
     if (entry === undefined) {
       entry = { face, ids: new Map() };
@@ -107,7 +107,22 @@ export function createFontBook(typefaces: Typefaces): FontBook {
       id = entry.ids.size + 1;
       entry.ids.set(codePoint, id);
     }
-    return id;
+    return id.toString(16).padStart(4, '0');
+  };
+  interface Glyph {
+    font: string;
+    /** Character id, four hex digits. */
+    hex: string;
+    width: number;
+  }
+  const glyphs: Record<Weight, Map<number, Glyph | undefined>> = { regular: new Map(), semibold: new Map() };
+  const glyphFor = (codePoint: number, weight: Weight): Glyph | undefined => {
+    const known = glyphs[weight];
+    if (known.has(codePoint)) return known.get(codePoint);
+    const face = faceFor(codePoint, weight);
+    const glyph = face === undefined ? undefined : { font: face.resource, hex: idOf(face, codePoint), width: advanceOf(codePoint, weight) };
+    known.set(codePoint, glyph);
+    return glyph;
   };
 
   return {
@@ -124,20 +139,18 @@ export function createFontBook(typefaces: Typefaces): FontBook {
       const runs: TextRun[] = [];
       for (const character of text) {
         const codePoint = character.codePointAt(0) ?? 0;
-        const face = faceFor(codePoint, weight);
-        if (face === undefined) {
+        const glyph = glyphFor(codePoint, weight);
+        if (glyph === undefined) {
           missing.add(codePoint);
           runs.push({ kind: 'missing', codePoint, width: MISSING_ADVANCE });
           continue;
         }
-        const hex = idOf(face, codePoint).toString(16).padStart(4, '0');
-        const width = advanceOf(codePoint, weight);
         const last = runs.at(-1);
-        if (last?.kind === 'glyphs' && last.font === face.resource) {
-          last.hex += hex;
-          last.width += width;
+        if (last?.kind === 'glyphs' && last.font === glyph.font) {
+          last.hex += glyph.hex;
+          last.width += glyph.width;
         } else {
-          runs.push({ kind: 'glyphs', font: face.resource, hex, width });
+          runs.push({ kind: 'glyphs', ...glyph });
         }
       }
       return runs;
@@ -203,7 +216,8 @@ async function embedFace(context: PDFContext, face: Typeface, ids: ReadonlyMap<n
       CIDSystemInfo: { Registry: PDFString.of('Adobe'), Ordering: PDFString.of('Identity'), Supplement: 0 },
       FontDescriptor: descriptor,
       W: [1, widths],
-      CIDToGIDMap: context.register(context.flateStream(glyphs)),
+      // A few hundred bytes: setting up a deflater costs more than they do.
+      CIDToGIDMap: context.register(glyphs.length < 1024 ? context.stream(glyphs) : context.flateStream(glyphs)),
     }),
   );
   return context.register(

@@ -2,9 +2,10 @@
 import type { LaboratoryAnalyte, LaboratoryDocument, LaboratoryResult } from '../records/model.ts';
 import { drawFlag, flagLook, flagWidth } from './flag.ts';
 import { type Flow, heading } from './flow.ts';
-import { textLines } from './lines.ts';
+import { printable } from './font-book.ts';
+import { baselineOf, textLines } from './lines.ts';
 import type { Clock } from './moments.ts';
-import { absent, facts, legend, remarks } from './parts.ts';
+import { absentCell, facts, legend, remarks } from './parts.ts';
 import { drawSparkline, type TrendPoint } from './sparkline.ts';
 import { type Column, type TableCell, type TableGroup, type TableRow, table } from './table.ts';
 import { COLOUR, NOT_PROVIDED, TEXT } from './theme.ts';
@@ -63,12 +64,12 @@ function results(flow: Flow, document: LaboratoryDocument, clock: Clock): void {
     remarks(flow, [`Results: ${NOT_PROVIDED}`]);
     return;
   }
-  const analyteWidth = flow.width - 352;
+  const analyteWidth = flow.width - 360;
   const columns: Column[] = [
     { title: 'Analyte', width: analyteWidth },
     { title: 'Result', width: 70, align: 'decimal' },
     { title: 'Flag', width: 52 },
-    { title: 'Unit', width: 66 },
+    { title: 'Unit', width: 74 },
     { title: 'Reference range', width: 80 },
     { title: 'Trend', width: 84 },
   ];
@@ -86,7 +87,10 @@ function results(flow: Flow, document: LaboratoryDocument, clock: Clock): void {
     if (wordy && sheet.measure(result.value, TEXT.body) > 62) {
       return [{ ...value, span: 4, aside: flagAside(flow, result) }, trend];
     }
-    return [value, flagCell(flow, result), optional(flow, result.unit, 58), optional(flow, result.range, 72), trend];
+    if (result.unit === undefined && result.range === undefined) {
+      return [value, flagCell(flow, result), { lines: absentCell(flow, 146, 'left', `unit and range ${NOT_PROVIDED}`), span: 2 }, trend];
+    }
+    return [value, flagCell(flow, result), optional(flow, result.unit, 66), optional(flow, result.range, 72), trend];
   };
   const groups: TableGroup[] = document.panels
     .filter((panel) => panel.analytes.length > 0)
@@ -122,13 +126,18 @@ function results(flow: Flow, document: LaboratoryDocument, clock: Clock): void {
 }
 
 function optional(flow: Flow, text: string | undefined, width: number): TableCell {
-  return text === undefined || text === '' ? { lines: absent(flow, width, TEXT.body) } : { text };
+  if (text === undefined || text === '') return { lines: absentCell(flow, width) };
+  return flow.sheet.measure(text, TEXT.body) > width ? { text, style: TEXT.small } : { text };
 }
 
 function flagCell(flow: Flow, result: LaboratoryResult): TableCell {
   const { flag } = result;
   if (flag === undefined) return { text: '–', style: { ...TEXT.body, colour: COLOUR.muted } };
-  return { lines: [{ height: TEXT.body.leading, paint: (x, top) => drawFlag(flow.sheet, x, top, flag, TEXT.body) }] };
+  return {
+    lines: [
+      { height: TEXT.body.leading, baseline: baselineOf(TEXT.body), paint: (x, top) => drawFlag(flow.sheet, x, top, flag, TEXT.body) },
+    ],
+  };
 }
 
 function flagAside(flow: Flow, result: LaboratoryResult): { width: number; paint(x: number, top: number): void } {
@@ -152,7 +161,7 @@ function trendOf(analyte: LaboratoryAnalyte, clock: Clock): TrendPoint[] {
 function trendCell(flow: Flow, analyte: LaboratoryAnalyte, points: readonly TrendPoint[]): TableCell {
   if (points.length < 2) {
     const text = analyte.earlier.length === 0 ? 'no earlier value' : 'no trend';
-    return { lines: textLines(flow.sheet, text, TEXT.absent, 76) };
+    return { lines: absentCell(flow, 76, 'left', text) };
   }
   const { rangeLow: low, rangeHigh: high } = analyte.current;
   return {
@@ -187,7 +196,7 @@ function cumulative(flow: Flow, document: LaboratoryDocument, clock: Clock): voi
   for (let start = 0; start < earlier.length; start += GRID_COLUMNS - 1) {
     const part = earlier.slice(start, start + GRID_COLUMNS - 1);
     heading(flow, start === 0 ? 'Cumulative results' : 'Cumulative results, earlier', 90, 'newest first');
-    const columnWidth = Math.min(57, (flow.width - 112) / (part.length + 1));
+    const columnWidth = Math.min(64, (flow.width - 112) / (part.length + 1));
     const firstWidth = Math.min(flow.width - columnWidth * (part.length + 1), 190);
     const columns: Column[] = [
       { title: 'Analyte', width: firstWidth },
@@ -224,12 +233,25 @@ function cumulative(flow: Flow, document: LaboratoryDocument, clock: Clock): voi
 
 function nameWithUnit(flow: Flow, analyte: LaboratoryAnalyte, width: number): ReturnType<typeof textLines> {
   const { unit } = analyte.current;
-  const lines = textLines(flow.sheet, analyte.name, TEXT.small, width);
-  return unit === undefined ? lines : [...lines, ...textLines(flow.sheet, unit, TEXT.tiny, width)];
+  const { sheet } = flow;
+  const lines = textLines(sheet, analyte.name, TEXT.small, width);
+  const [first] = lines;
+  if (unit === undefined || first === undefined) return lines;
+  const nameWidth = sheet.measure(printable(analyte.name), TEXT.small);
+  if (nameWidth + 6 + sheet.measure(unit, TEXT.tiny) > width) return [...lines, ...textLines(sheet, unit, TEXT.tiny, width)];
+  return [
+    {
+      ...first,
+      paint: (x, top) => {
+        first.paint(x, top);
+        sheet.text(x + nameWidth + 6, top + baselineOf(TEXT.small), printable(unit), TEXT.tiny);
+      },
+    },
+  ];
 }
 
 /** Room for `▲▲ HH` right of a value, the same in every cell so that decimals align. */
-const GRID_FLAG = 14;
+const GRID_FLAG = 23;
 
 function gridCell(flow: Flow, results: readonly LaboratoryResult[], unit: string | undefined): TableCell {
   const [first, ...rest] = results;
@@ -245,7 +267,7 @@ function gridCell(flow: Flow, results: readonly LaboratoryResult[], unit: string
     aside: {
       width: GRID_FLAG,
       paint: (x, top) => {
-        if (abnormal) drawFlag(flow.sheet, x + 1.5, top, flag, TEXT.small, { ...TEXT.tiny, size: 5.75 });
+        if (abnormal) drawFlag(flow.sheet, x + 3, top, flag, TEXT.small, { ...TEXT.tiny, size: 5.75 });
       },
     },
   };

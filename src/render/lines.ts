@@ -10,6 +10,8 @@ import type { TextStyle } from './theme.ts';
 /** Something as wide as its column and `height` tall, painted from its top left corner. */
 export interface Line {
   height: number;
+  /** Distance of the text's baseline from the top: the cells of a table's row share the first one. */
+  baseline?: number;
   paint(x: number, top: number): void;
 }
 
@@ -79,6 +81,7 @@ export function textLines(sheet: Sheet, text: string, style: TextStyle, width: n
   const shift = align === 'left' ? 0 : align === 'right' ? width : width / 2;
   return breakLines(sheet, text, style, width).map((line) => ({
     height: style.leading,
+    baseline: baselineOf(style),
     paint: (x, top) => sheet.text(x + shift, top + baselineOf(style), line, style, align),
   }));
 }

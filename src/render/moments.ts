@@ -53,9 +53,14 @@ function spell(year: string, month: string | undefined, day: string | undefined)
   return [day === undefined ? undefined : String(Number(day)), name, year].filter((part) => part !== undefined).join(' ');
 }
 
+/** Making one costs as much as a table; there are at most as many as zones. */
+const FORMATTERS = new Map<string, Intl.DateTimeFormat>();
+
 function formatterOf(zone: string): Intl.DateTimeFormat | undefined {
+  const known = FORMATTERS.get(zone);
+  if (known !== undefined) return known;
   try {
-    return new Intl.DateTimeFormat('en-US', {
+    const formatter = new Intl.DateTimeFormat('en-US', {
       timeZone: zone,
       calendar: 'gregory',
       numberingSystem: 'latn',
@@ -67,6 +72,8 @@ function formatterOf(zone: string): Intl.DateTimeFormat | undefined {
       minute: '2-digit',
       timeZoneName: 'longOffset',
     });
+    FORMATTERS.set(zone, formatter);
+    return formatter;
   } catch {
     return undefined;
   }

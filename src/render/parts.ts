@@ -1,6 +1,7 @@
 /** Parts that the layouts share: title with status, banner, key-value grid, notes, the closing page of record. */
 import { block, type Cell, type Flow, paragraph } from './flow.ts';
 import { baselineOf, type Line, textLines } from './lines.ts';
+import type { Align } from './sheet.ts';
 import { TONE } from './status.ts';
 import { COLOUR, NOT_PROVIDED, TEXT, type TextStyle } from './theme.ts';
 
@@ -91,9 +92,14 @@ function valueLines(flow: Flow, value: Fact['value'], width: number): Line[] {
   return values.flatMap((text) => textLines(flow.sheet, text, TEXT.body, width));
 }
 
+/** "not provided by source" in a cell of a table, small: it may take two lines without making the row taller. */
+export function absentCell(flow: Flow, width: number, align: Align = 'left', text: string = NOT_PROVIDED): Line[] {
+  return textLines(flow.sheet, text, TEXT.absentCell, width, align);
+}
+
 /** "not provided by source", quiet, as high as the text that it stands for. */
 export function absent(flow: Flow, width: number, like: TextStyle): Line[] {
-  return textLines(flow.sheet, NOT_PROVIDED, { ...TEXT.absent, leading: Math.max(TEXT.absent.leading, like.leading - 1.5) }, width);
+  return textLines(flow.sheet, NOT_PROVIDED, { ...TEXT.absent, leading: like.leading }, width);
 }
 
 /** Short remarks, each behind a small dash. */

@@ -72,7 +72,7 @@ export async function writePdf(sheet: Sheet, parts: PdfParts): Promise<Uint8Arra
   context.assign(tree, context.obj({ Type: 'Pages', Kids: pages, Count: pages.length }));
 
   const files = embedFiles(context, parts, created);
-  const profile = context.register(context.flateStream(sRgbProfile(), { N: 3 }));
+  const profile = context.register(context.stream(deflatedProfile(), { N: 3, Filter: 'FlateDecode' }));
   const metadata = Buffer.from(xmp(header, created), 'utf8');
   const catalog = context.obj({
     Type: 'Catalog',
@@ -111,6 +111,13 @@ export async function writePdf(sheet: Sheet, parts: PdfParts): Promise<Uint8Arra
     .slice(0, 32);
   context.trailerInfo.ID = context.obj([PDFHexString.of(id), PDFHexString.of(id)]);
   return PDFWriter.forContext(context, Number.POSITIVE_INFINITY).serializeToBuffer();
+}
+
+/** The same bytes in every file, so deflated once per thread. */
+let profileBytes: Uint8Array | undefined;
+function deflatedProfile(): Uint8Array {
+  profileBytes ??= PDFContext.create().flateStream(sRgbProfile()).getContents();
+  return profileBytes;
 }
 
 interface EmbeddedFile {

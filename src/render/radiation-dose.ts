@@ -8,7 +8,7 @@ import { doseBars, grayOf } from './dose-bars.ts';
 import { block, type Flow, heading } from './flow.ts';
 import { textLines } from './lines.ts';
 import type { Clock } from './moments.ts';
-import { absent, type Fact, facts, legend, remarks } from './parts.ts';
+import { absentCell, type Fact, facts, remarks } from './parts.ts';
 import { type Column, type TableCell, type TableRow, table } from './table.ts';
 import { COLOUR, NOT_PROVIDED, TEXT } from './theme.ts';
 
@@ -80,7 +80,7 @@ function volumeTable(flow: Flow, volumes: readonly DoseVolume[], first: string):
     { title: 'Uniform', subtitle: 'fractions', width: 50, align: 'right' },
   ];
   const dose = (text: string | undefined, width: number): TableCell =>
-    text === undefined ? { lines: absent(flow, width - 8, TEXT.body) } : { text };
+    text === undefined ? { lines: absentCell(flow, width - 8, 'right') } : { text };
   const rows = volumes.map((volume): TableRow => {
     const site = [volume.site, volume.laterality].filter((text) => text !== undefined).join(', ');
     return {
@@ -91,16 +91,15 @@ function volumeTable(flow: Flow, volumes: readonly DoseVolume[], first: string):
             ...(volume.type === undefined ? [] : textLines(flow.sheet, volume.type, TEXT.tiny, rest * 0.62 - 8)),
           ],
         },
-        site === '' ? { lines: absent(flow, rest * 0.38 - 8, TEXT.body) } : { text: site, style: TEXT.small },
+        site === '' ? { lines: absentCell(flow, rest * 0.38 - 8) } : { text: site, style: TEXT.small },
         volume.deliveredCGy === undefined ? dose(undefined, 54) : { text: volume.deliveredCGy, style: TEXT.strong },
         dose(grayOf(volume.deliveredCGy), 44),
         dose(volume.plannedCGy, 54),
         dose(volume.prescribedCGy, 54),
-        {
-          text: ratio(volume.fractionsDelivered, volume.fractionsPlanned) ?? NOT_PROVIDED,
-          ...quiet(volume.fractionsDelivered ?? volume.fractionsPlanned),
-        },
-        { text: yesNo(volume.uniformFractionation) ?? NOT_PROVIDED, ...quiet(volume.uniformFractionation) },
+        ratioCell(flow, volume.fractionsDelivered, volume.fractionsPlanned, 50),
+        volume.uniformFractionation === undefined
+          ? { lines: absentCell(flow, 42, 'right') }
+          : { text: yesNo(volume.uniformFractionation) ?? '' },
       ],
       notes: [...(volume.metric === undefined ? [] : [`Biological metric as reported: ${volume.metric}`]), ...volume.notes],
     };
@@ -108,8 +107,17 @@ function volumeTable(flow: Flow, volumes: readonly DoseVolume[], first: string):
   table(flow, columns, [{ rows }]);
 }
 
-function quiet(value: unknown): { style?: typeof TEXT.absent } {
-  return value === undefined ? { style: TEXT.absent } : {};
+/** `12 / 28` right-aligned; where one half is missing, it says which. */
+function ratioCell(flow: Flow, given: number | undefined, planned: number | undefined, width: number): TableCell {
+  if (given === undefined && planned === undefined) return { lines: absentCell(flow, width, 'right') };
+  if (given !== undefined && planned !== undefined) return { text: `${given} / ${planned}` };
+  const known = given === undefined ? `${planned} planned` : `${given} given`;
+  return {
+    lines: [
+      ...textLines(flow.sheet, known, TEXT.small, width, 'right'),
+      ...textLines(flow.sheet, `${given === undefined ? 'given' : 'planned'} ${NOT_PROVIDED}`, TEXT.absentCell, width, 'right'),
+    ],
+  };
 }
 
 function prescriptions(flow: Flow, document: RadiationDoseDocument, clock: Clock): void {
@@ -121,7 +129,7 @@ function prescriptions(flow: Flow, document: RadiationDoseDocument, clock: Clock
   const ordered = inOrder(document.phases);
   overview(flow, ordered, clock);
   flow.y += 4;
-  for (const { entry, depth } of ordered) phaseCard(flow, entry, depth, clock);
+  for (const { entry, depth } of ordered) phaseCard(flow, entry, depth);
 }
 
 /** Each phase followed by its plans, then what has no parent here; the source's order is kept otherwise. */
@@ -157,14 +165,9 @@ function overview(flow: Flow, ordered: readonly { entry: DosePhase; depth: 0 | 1
       cells: [
         { text: `${entry.level === 'phase' ? 'Phase' : 'Plan'} ${entry.name}`, style: entry.level === 'phase' ? TEXT.strong : TEXT.body },
         { text: entry.status.replaceAll('-', ' '), style: TEXT.small },
-        period(entry, clock) === undefined
-          ? { lines: absent(flow, 104, TEXT.body) }
-          : { text: period(entry, clock) ?? '', style: TEXT.small },
-        {
-          text: ratio(entry.fractionsDelivered, entry.fractionsPlanned) ?? NOT_PROVIDED,
-          ...quiet(entry.fractionsDelivered ?? entry.fractionsPlanned),
-        },
-        entry.fractionDoseCGy === undefined ? { lines: absent(flow, 54, TEXT.body) } : { text: entry.fractionDoseCGy },
+        period(entry, clock) === undefined ? { lines: absentCell(flow, 104) } : { text: period(entry, clock) ?? '', style: TEXT.small },
+        ratioCell(flow, entry.fractionsDelivered, entry.fractionsPlanned, 54),
+        entry.fractionDoseCGy === undefined ? { lines: absentCell(flow, 54, 'right') } : { text: entry.fractionDoseCGy },
       ],
       indent: depth * 12,
     }),
@@ -172,14 +175,21 @@ function overview(flow: Flow, ordered: readonly { entry: DosePhase; depth: 0 | 1
   table(flow, columns, [{ rows }]);
 }
 
-function phaseCard(flow: Flow, entry: DosePhase, depth: 0 | 1, clock: Clock): void {
+function phaseCard(flow: Flow, entry: DosePhase, depth: 0 | 1): void {
   const { sheet } = flow;
   const x = depth * 12;
   flow.space(10);
-  flow.ensure(118);
+  // A card stays whole where it can: its parts alone would not say which plan they are of.
+  const details = entry.volumes.reduce(
+    (sum, volume) => sum + 16 + 10.25 * (volume.notes.length + (volume.metric === undefined ? 0 : 1)),
+    0,
+  );
+  const extra = [entry.revision, entry.isotope, entry.applicator].filter((value) => value !== undefined).length;
+  flow.ensure(Math.min(flow.body * 0.6, 96 + Math.max(12, details) + 28 * extra + 16 * entry.notes.length));
   const title = `${entry.level === 'phase' ? 'Phase' : 'Plan'} ${entry.name}`;
-  const aside = entry.status.replaceAll('-', ' ');
-  block(flow, [{ x: x + 8, lines: textLines(sheet, title, TEXT.subheading, flow.width - x - 130) }], {
+  const fractions = ratio(entry.fractionsDelivered, entry.fractionsPlanned);
+  const aside = [entry.status.replaceAll('-', ' '), `fractions ${fractions ?? NOT_PROVIDED}`].join(' · ');
+  block(flow, [{ x: x + 8, lines: textLines(sheet, title, TEXT.subheading, flow.width - x - 210) }], {
     padding: 3,
     behind: (top, height) => {
       sheet.rectangle(flow.left + x, top, flow.width - x, height, COLOUR.wash);
@@ -193,34 +203,35 @@ function phaseCard(flow: Flow, entry: DosePhase, depth: 0 | 1, clock: Clock): vo
     { label: 'Technique', value: entry.techniques.join(', ') },
     { label: 'Energy', value: entry.energy },
     { label: 'Machine', value: entry.machine },
-    { label: 'First to last treatment', value: period(entry, clock) },
-    { label: 'Fractions given / planned', value: ratio(entry.fractionsDelivered, entry.fractionsPlanned) },
-    { label: 'Dose per fraction', value: entry.fractionDoseCGy === undefined ? undefined : `${entry.fractionDoseCGy} cGy` },
     { label: 'Image guidance', value: entry.imageGuidance },
     { label: 'Motion management', value: entry.motionManagement },
     ...(entry.isotope === undefined ? [] : [{ label: 'Isotope', value: entry.isotope }]),
     ...(entry.applicator === undefined ? [] : [{ label: 'Applicator', value: entry.applicator }]),
-    ...(entry.revision === undefined ? [] : [{ label: 'Revision', value: entry.revision, span: 2 }]),
+    ...(entry.revision === undefined ? [] : [{ label: 'Revision', value: entry.revision, span: 3 }]),
   ];
-  facts(flow, list, 4, { x: x + 8 });
+  facts(flow, list, 3, { x: x + 8 });
   for (const volume of entry.volumes) {
     const parts = [
       `delivered ${volume.deliveredCGy === undefined ? NOT_PROVIDED : `${volume.deliveredCGy} cGy`}`,
       `planned ${volume.plannedCGy === undefined ? NOT_PROVIDED : `${volume.plannedCGy} cGy`}`,
       `prescribed ${volume.prescribedCGy === undefined ? NOT_PROVIDED : `${volume.prescribedCGy} cGy`}`,
-      ...(volume.metric === undefined ? [] : [volume.metric]),
     ];
+    const below = [...(volume.metric === undefined ? [] : [`biological metric as reported: ${volume.metric}`]), ...volume.notes];
     const nameWidth = 150;
     block(flow, [
       { x: x + 8, lines: textLines(sheet, volume.name, TEXT.strong, nameWidth - 8) },
       {
         x: x + 8 + nameWidth,
-        lines: textLines(sheet, [parts.join('   ·   '), ...volume.notes].join('\n'), TEXT.small, flow.width - x - 8 - nameWidth),
+        lines: textLines(sheet, [parts.join('   ·   '), ...below].join('\n'), TEXT.small, flow.width - x - 8 - nameWidth),
       },
     ]);
     flow.y += 2;
   }
-  if (entry.volumes.length === 0) legend(flow, `Dose per volume at this level: ${NOT_PROVIDED}`);
+  if (entry.volumes.length === 0) {
+    block(flow, [
+      { x: x + 8, lines: textLines(sheet, `Dose per volume at this level: ${NOT_PROVIDED}`, TEXT.smallMuted, flow.width - x - 8) },
+    ]);
+  }
   remarks(flow, entry.notes, { x: x + 8, style: TEXT.small });
 }
 

@@ -12,7 +12,7 @@ import { radiationDoseBody } from './radiation-dose.ts';
 import { createSheet } from './sheet.ts';
 import { statusLook } from './status.ts';
 import { table } from './table.ts';
-import { type Paper, TEXT } from './theme.ts';
+import { NOT_PROVIDED, type Paper, TEXT } from './theme.ts';
 import { loadTypefaces, type Typefaces } from './typefaces.ts';
 
 /** What rides inside the PDF: the FHIR Bundle (JSON) and the source's own files, byte for byte. */
@@ -39,9 +39,9 @@ export function layoutName(paper: Paper = 'a4'): string {
 const KIND: Record<ClinicalDocument['kind'], { kind: string; warning: string }> = {
   laboratory: {
     kind: 'Laboratory report',
-    warning: 'A rendering of the source record; values, units, ranges and flags as reported by source',
+    warning: 'A rendering; values and flags as reported by source',
   },
-  'history-and-physical': { kind: 'Clinical note', warning: 'A rendering of the source record; text as provided by source' },
+  'history-and-physical': { kind: 'Clinical note', warning: 'A rendering; text as provided by source' },
   'radiation-dose': {
     kind: 'Radiation treatment summary',
     warning: 'Physical dose; values as reported by source; not for treatment planning',
@@ -75,21 +75,17 @@ export async function renderPdf(document: ClinicalDocument, attachments: Attachm
 }
 
 function subtitle(document: ClinicalDocument): string | undefined {
-  switch (document.kind) {
-    case 'laboratory':
-      return document.reportName === document.header.title ? undefined : document.reportName;
-    case 'history-and-physical':
-      return document.noteType === document.header.title ? undefined : document.noteType;
-    case 'radiation-dose':
-      return document.course.sites.length === 0
-        ? `Course ${document.course.name}`
-        : `Course ${document.course.name} · ${document.course.sites.join(', ')}`;
+  if (document.kind === 'radiation-dose') {
+    const { name, sites } = document.course;
+    return sites.length === 0 ? `Course ${name}` : `Course ${name} · ${sites.join(', ')}`;
   }
+  const name = document.kind === 'laboratory' ? document.reportName : document.noteType;
+  return name === document.header.title ? undefined : name;
 }
 
 function withReason(document: ClinicalDocument, text: string): string {
   if (document.kind !== 'radiation-dose' || document.header.status !== 'stopped') return text;
-  return `${text} Reason: ${document.course.stopReason ?? 'not provided by source'}.`;
+  return `${text} Reason: ${document.course.stopReason ?? NOT_PROVIDED}.`;
 }
 
 function body(flow: Flow, document: ClinicalDocument, clock: Clock, sources: readonly EmbeddedSource[]): void {
@@ -110,15 +106,19 @@ function aboutDocument(flow: Flow, document: ClinicalDocument, clock: Clock, sou
   facts(
     flow,
     [
-      { label: 'Date of service', value: header.dateOfService === undefined ? undefined : clock.moment(header.dateOfService) },
-      { label: 'Author', value: header.author },
-      { label: 'Signed by', value: header.signer },
+      // A note says who wrote it, and when, at its head.
+      ...(document.kind === 'history-and-physical'
+        ? []
+        : [
+            { label: 'Date of service', value: header.dateOfService === undefined ? undefined : clock.moment(header.dateOfService) },
+            { label: 'Author / signed by', value: `${header.author ?? NOT_PROVIDED} / ${header.signer ?? NOT_PROVIDED}` },
+          ]),
       { label: 'Document', value: `${header.documentId}, version ${header.version}` },
       { label: 'As of', value: `${clock.moment(header.asOf)} (${clock.zone})` },
-      { label: 'Attached', value: [BUNDLE_NAME, ...sources.map((source) => source.name)].join(', ') },
-      { label: 'Manifest (SHA-256)', value: header.manifestHash, span: 3 },
+      { label: 'Attached', value: [BUNDLE_NAME, ...sources.map((source) => source.name)].join(', '), span: 2 },
+      { label: 'Manifest (SHA-256)', value: header.manifestHash, span: 2 },
     ],
-    3,
+    2,
   );
   const width = flow.width;
   if (header.sources.length > 0) {

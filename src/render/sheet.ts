@@ -40,7 +40,15 @@ export function createSheet(book: FontBook, paper: Paper): Sheet {
   let ops: string[] = [];
 
   const at = (x: number, y: number): string => `${number(x)} ${number(height - y)}`;
-  const rgb = (colour: Colour): string => colour.map(number).join(' ');
+  const rgbs = new Map<Colour, string>();
+  const rgb = (colour: Colour): string => {
+    let text = rgbs.get(colour);
+    if (text === undefined) {
+      text = colour.map(number).join(' ');
+      rgbs.set(colour, text);
+    }
+    return text;
+  };
   const fill = (colour: Colour): string => `${rgb(colour)} rg`;
   const stroke = (colour: Colour, thickness: number): string => `${rgb(colour)} RG ${number(thickness)} w`;
 

@@ -3,7 +3,7 @@
  * between lines), a group's heading stays with its first row and returns as "continued". Numbers align at their decimal point.
  */
 import { block, type Cell, type Flow } from './flow.ts';
-import { baselineOf, heightOf, type Line, textLines } from './lines.ts';
+import { baselineOf, gap, heightOf, type Line, textLines } from './lines.ts';
 import { COLOUR, TEXT, type TextStyle } from './theme.ts';
 
 export interface Column {
@@ -120,6 +120,11 @@ function rowCells(flow: Flow, columns: readonly Column[], lefts: readonly number
     cells.push({ x, lines: 'lines' in cell ? cell.lines : cellLines(flow, cell, column, width, fractions[index] ?? 0, span) });
     index += span;
   }
+  const baseline = Math.max(0, ...cells.map((cell) => cell.lines[0]?.baseline ?? 0));
+  for (const cell of cells) {
+    const shift = baseline - (cell.lines[0]?.baseline ?? baseline);
+    if (shift > 0) cell.lines = [gap(shift), ...cell.lines];
+  }
   if (row.notes !== undefined && row.notes.length > 0) {
     const height = Math.max(...cells.map((cell) => heightOf(cell.lines)));
     const last = columns.length - 1;
@@ -150,6 +155,7 @@ function cellLines(
     lines = [
       {
         height: style.leading,
+        baseline: baselineOf(style),
         paint: (x, top) => {
           // One string, so that it extracts as one: its whole part ends where all of the column end.
           sheet.text(x + room - fraction - sheet.measure(whole, style), top + baselineOf(style), cell.text, style);
@@ -162,7 +168,7 @@ function cellLines(
   }
   const first = lines[0];
   if (aside === undefined || first === undefined) return lines;
-  return [{ height: first.height, paint: (x, top) => [first.paint(x, top), aside.paint(x + room, top)] }, ...lines.slice(1)];
+  return [{ ...first, paint: (x, top) => [first.paint(x, top), aside.paint(x + room, top)] }, ...lines.slice(1)];
 }
 
 /** Widest decimal part of a column: what stands right of its decimal points. */

@@ -55,6 +55,8 @@ export const TEXT = {
   small: style(7.5, 10.25, 'regular', COLOUR.ink),
   smallMuted: style(7.5, 10.25, 'regular', COLOUR.muted),
   absent: style(7.5, 10.25, 'regular', COLOUR.muted),
+  /** In the cells of a table, on two lines without making the row much taller. */
+  absentCell: style(6.5, 7.5, 'regular', COLOUR.muted),
   tiny: style(6.75, 9, 'regular', COLOUR.muted),
 } as const;
 
