@@ -208,7 +208,7 @@ async function compileRule(rule: Rule): Promise<CompiledRule> {
         } catch {
           return 'fhirpath (failed)'; // its message may quote the record
         }
-        const holds = result.length > 0 && result.some((value) => value !== false && value !== null && value !== undefined);
+        const holds = result.some((value) => value !== false && value !== null && value !== undefined);
         if (!holds) return 'fhirpath';
       }
       return undefined;
