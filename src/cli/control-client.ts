@@ -2,8 +2,8 @@ import { readFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { createInterface } from 'node:readline';
 import { CodedError } from '../errors.ts';
-import type { OperationName, Operations } from './operations.ts';
 import type { ControlFile, ControlLine } from './control-server.ts';
+import type { OperationName, Operations } from './operations.ts';
 
 /** The running server's control file, undefined where none runs (a stale file of a killed one included). */
 export async function findServer(file: string): Promise<ControlFile | undefined> {
@@ -25,7 +25,8 @@ export async function findServer(file: string): Promise<ControlFile | undefined>
 /** The operations of the running server, called as if they were here. */
 export function remoteOperations(control: ControlFile): Operations {
   return new Proxy({} as Operations, {
-    get: (_target, name) => (input: unknown, progress?: (p: unknown) => void) => call(control, String(name), input ?? {}, progress ?? (() => {})),
+    get: (_target, name) => (input: unknown, progress?: (p: unknown) => void) =>
+      call(control, String(name), input ?? {}, progress ?? (() => {})),
   });
 }
 

@@ -5,6 +5,7 @@ import type { Classifier } from '../records/classify.ts';
 import { clinicalContent } from '../records/content-hash.ts';
 import { ASSEMBLING, type Description, describe } from '../records/describe.ts';
 import { millisOf, stringOf } from '../records/elements.ts';
+import { analyteCode } from '../records/laboratory.ts';
 import { type JsonObject, parseResource, stringifyLossless } from '../records/lossless-json.ts';
 import type { Reason } from '../records/reasons.ts';
 import type { Database, Sql } from '../store/database.ts';
@@ -144,8 +145,11 @@ export function createIntake(parts: {
         pat,
         links,
         analyte:
-          s.description?.role === 'laboratory-result' && pat !== null && clinicalTime !== undefined && s.description.codes[0] !== undefined
-            ? { analyte: await keys.content(`analyte|${s.description.codes[0]}`), at: new Date(clinicalTime) }
+          s.description?.role === 'laboratory-result' &&
+          pat !== null &&
+          clinicalTime !== undefined &&
+          analyteCode(s.resource ?? {}) !== undefined
+            ? { analyte: await keys.content(`analyte|${analyteCode(s.resource ?? {})}`), at: new Date(clinicalTime) }
             : null,
         // The right patient's document must not follow the wrong one's withdrawal so closely that the ledger links them.
         notBefore: before?.pat != null && pat !== null && before.pat !== pat ? new Date(Date.now() + config.wrongPatientDelayMs) : null,

@@ -1,0 +1,61 @@
+import type { PullProgress } from '../pipeline/pull.ts';
+import type { ExplainReport, QuarantineEntry, QuarantineGroup } from '../pipeline/questions.ts';
+import type { ReconcileReport } from '../pipeline/reconcile.ts';
+
+/**
+ * What a command can ask of oncobridge: the same whether it runs in the command's own process or in the running server,
+ * which holds the keys. Inputs and results are plain JSON and hold no data of a patient.
+ */
+export interface Operations {
+  ping(input: object): Promise<{ pid: number }>;
+  status(input: object): Promise<StatusReport>;
+  pull(input: { source?: string; stream?: string; dryRun?: boolean }, progress: (progress: PullProgress) => void): Promise<PullReport>;
+  quarantineList(input: object): Promise<readonly QuarantineGroup[]>;
+  quarantineShow(input: { record: string }): Promise<QuarantineEntry>;
+  explain(input: { id: string }): Promise<ExplainReport>;
+  reconcile(input: object, progress: (done: number) => void): Promise<ReconcileReport>;
+  verify(input: object): Promise<VerifyResult>;
+  clientAdd(input: { name: string; publicKeyJwk?: object; scopes: readonly string[]; actsFor?: boolean }): Promise<ClientAdded>;
+  token(input: {
+    as: string;
+    purpose?: string;
+    scopes?: readonly string[];
+  }): Promise<{ token: string; expiresInSeconds: number; actor: string }>;
+  memberAdd(input: { name: string; role: string }): Promise<{ member: string }>;
+  memberList(input: object): Promise<readonly { member: string; name: string; role: string; status: string }[]>;
+  stop(input: object): Promise<{ pid: number }>;
+}
+export type OperationName = keyof Operations;
+
+export interface StatusReport {
+  version: string;
+  institution: string;
+  configHash: string;
+  database: string;
+  queue: { waiting: number; active: number; delayed: number; failed: number };
+  outbox: { depth: number; oldestSeconds: number; states: Record<string, number> };
+  ledger: { kind: string; consensus: string; nodes: number; height: number; projected: number; fresh: boolean; alarms: number };
+  streams: readonly { source: string; stream: string; running: boolean; lastSuccess: string | null; lastError: string | null }[];
+  records: Record<string, number>;
+  documents: number;
+}
+
+export interface PullReport {
+  streams: readonly PullProgress[];
+  filed: number;
+  failed: boolean;
+}
+
+export interface VerifyResult {
+  ok: boolean;
+  blocks: number;
+  transactions: number;
+  problems: readonly string[];
+}
+
+export interface ClientAdded {
+  clientId: string;
+  /** Only where we made the key pair: shown once. */
+  privateKeyJwk?: object;
+  tokenEndpoint: string;
+}

@@ -1,0 +1,313 @@
+import type { Logger } from 'pino';
+import { newId } from '../ids.ts';
+import type { Outbox } from '../outbox/outbox.ts';
+import type { Assembly, AssemblyRecord } from '../records/assembly.ts';
+import { describe } from '../records/describe.ts';
+import { millisOf } from '../records/elements.ts';
+import { documentBundle, servedResources } from '../records/fhir-out.ts';
+import { assembleHistoryAndPhysical } from '../records/history-and-physical.ts';
+import { analyteCode, assembleLaboratory } from '../records/laboratory.ts';
+import { type JsonObject, parseResource, stringifyLossless } from '../records/lossless-json.ts';
+import { manifestHash } from '../records/manifest.ts';
+import type { ClinicalDocument, Manifest, ManifestRecord } from '../records/model.ts';
+import { assembleRadiationDose } from '../records/radiation-dose.ts';
+import type { Renderer } from '../render/renderer.ts';
+import type { BlobStore } from '../store/blobs.ts';
+import type { Database } from '../store/database.ts';
+import { announcePuts, insertDocumentVersions, type NewDocumentVersion, resourceIds } from '../store/documents.ts';
+import { getPatient } from '../store/patients.ts';
+import { currentByKeys, earlierResults, previousVersions, type RecordRow } from '../store/records.ts';
+import { insertResources, prepareResources, type ResourceRows } from '../store/resources.ts';
+import type { Custodian } from '../vault/custodian.ts';
+import type { SealedObject, Sealer } from '../vault/sealed-object.ts';
+import type { SealedRows } from '../vault/sealed-rows.ts';
+import type { DocumentDraft, OpenedRecord } from './assembly.ts';
+import type { CategoryConfig, FilingConfig, LedgerStatements } from './parts.ts';
+import { digestRecord } from './raw-record.ts';
+import { openRecord } from './record-seal.ts';
+import type { SourceKeys } from './source-keys.ts';
+
+const EARLIER_PER_ANALYTE = 6;
+
+/** The document, and the source's files that ride inside its PDF byte for byte. */
+interface Assembled {
+  document: ClinicalDocument;
+  files: readonly { title: string; mediaType: string; bytes: Uint8Array }[];
+}
+const ASSEMBLE: Record<CategoryConfig['layout'], (assembly: Assembly) => Assembled> = {
+  laboratory: (assembly) => ({ document: assembleLaboratory(assembly), files: [] }),
+  'history-and-physical': assembleHistoryAndPhysical,
+  'radiation-dose': (assembly) => ({ document: assembleRadiationDose(assembly), files: [] }),
+};
+
+interface Prepared {
+  draft: DocumentDraft;
+  row: NewDocumentVersion;
+  sealed: SealedObject;
+  resources: ResourceRows;
+}
+
+/**
+ * From a draft to a filed document (architecture section 3, steps 5-8): manifest, PDF with its Bundle, sealed object, blob
+ * put and durable, then one transaction for the rows of all drafts given, their outbox rows included. Killed anywhere, the
+ * records are still pending and the work is done again; an object that was put is swept.
+ */
+export function createFiling(parts: {
+  database: Database;
+  blobs: BlobStore;
+  rows: SealedRows;
+  keys: SourceKeys;
+  custodian: Custodian;
+  sealer: Sealer;
+  renderer: Renderer & { layout: string };
+  outbox: Outbox;
+  statements: LedgerStatements;
+  config: FilingConfig;
+  log: Logger;
+}) {
+  const { database, blobs, rows, keys, custodian, sealer, renderer, outbox, statements, config, log } = parts;
+
+  async function file(drafts: readonly DocumentDraft[]): Promise<{ filed: number; failed: { draft: DocumentDraft; error: unknown }[] }> {
+    const results = await Promise.allSettled(drafts.map(prepare));
+    const prepared: Prepared[] = [];
+    const failed: { draft: DocumentDraft; error: unknown }[] = [];
+    for (const [index, result] of results.entries()) {
+      const draft = drafts[index];
+      if (draft === undefined) continue;
+      if (result.status === 'fulfilled') prepared.push(result.value);
+      else failed.push({ draft, error: result.reason as unknown });
+    }
+    if (prepared.length === 0) return { filed: 0, failed };
+    await announcePuts(
+      database,
+      prepared.map((p) => p.row.pointer),
+    );
+    await Promise.all(prepared.map((p) => blobs.put(p.row.pointer, p.sealed.bytes)));
+    await database.transaction(async (tx) => {
+      for (const p of prepared) {
+        p.row.outbox = await outbox.add(
+          tx,
+          statements.recordDocument({
+            patient: p.row.pat,
+            document: p.row.document,
+            version: p.row.version,
+            category: p.row.category,
+            pointer: p.row.pointer,
+            ciphertextHash: p.row.ciphertextHash,
+            commitment: p.row.commitment,
+            keyVersion: p.row.keyVersion,
+          }),
+        );
+      }
+      await insertResources(
+        tx,
+        prepared.map((p) => p.resources),
+      );
+      const overtaken = await insertDocumentVersions(
+        tx,
+        prepared.map((p) => p.row),
+      );
+      if (overtaken.length > 0) throw new Error(`subjects moved on while their documents were made: ${overtaken.join(' ')}`);
+    });
+    outbox.wake();
+    for (const p of prepared)
+      log.info(
+        { document: p.row.document, version: p.row.version, category: p.row.category, sizeBytes: p.row.sizeBytes },
+        'document filed',
+      );
+    return { filed: prepared.length, failed };
+  }
+
+  async function prepare(draft: DocumentDraft): Promise<Prepared> {
+    const { assembly, document, files, category, ids } = await describeDocument(draft);
+    const { manifest } = assembly;
+    const bundle = documentBundle({ assembly, category, patient: draft.subject.pat, resourceId: ids });
+    const bundleBytes = Buffer.from(stringifyLossless(bundle));
+    const sources = files.map(({ title, mediaType, bytes }) => ({ name: title, mediaType, bytes }));
+    const pdf = await renderer.render(document, { bundle: bundleBytes, sources });
+    const key = await custodian.categoryKey(draft.subject.pat, manifest.category);
+    if (key === undefined) throw new Error('no category key for a patient in custody');
+    const clinicalTime = document.header.dateOfService;
+    const sealed = await sealer.seal({
+      institution: config.institution,
+      document: manifest.document,
+      version: manifest.version,
+      patient: draft.subject.pat,
+      category: manifest.category,
+      categoryKey: key,
+      inner: { manifest, resourceIds: ids, ...(clinicalTime === undefined ? {} : { clinicalTime }) },
+      pdf,
+      bundle: bundleBytes,
+    });
+    const served = servedResources({ assembly, category, patient: draft.subject.pat, resourceId: ids, bundle, pdf: { bytes: pdf } });
+    const millis = millisOf(clinicalTime);
+    return {
+      draft,
+      sealed,
+      resources: await prepareResources(rows, {
+        institution: config.institution,
+        patient: draft.subject.pat,
+        category: manifest.category,
+        document: manifest.document,
+        version: manifest.version,
+        lastUpdated: new Date(),
+        resources: served,
+      }),
+      row: {
+        document: manifest.document,
+        version: manifest.version,
+        sub: draft.subject.sub,
+        pat: draft.subject.pat,
+        category: manifest.category,
+        pointer: `${config.institution}/${sealed.ciphertextHash}`,
+        ciphertextHash: sealed.ciphertextHash,
+        commitment: sealed.commitment,
+        keyVersion: key.version,
+        sizeBytes: sealed.bytes.length,
+        manifestHash: manifestHash(manifest),
+        clinicalTime: millis === undefined ? null : new Date(millis),
+        outbox: '',
+        header: await rows.seal(
+          draft.subject.pat,
+          manifest.category,
+          `header/${manifest.document}/${manifest.version}`,
+          Buffer.from(JSON.stringify({ manifest, resourceIds: ids })),
+        ),
+        ownHash: draft.ownHash,
+        ownRecords: draft.own.map((record) => record.row.rec),
+      },
+    };
+  }
+  /** The manifest of a draft, and everything opened that it names. */
+  async function describeDocument(draft: DocumentDraft) {
+    const category = config.categories.find((one) => one.id === draft.subject.category);
+    const patientRow = await getPatient(database, draft.subject.pat);
+    if (category === undefined || !patientRow?.demographics || patientRow.demographics_sha256 === null)
+      throw new Error('a subject without category or patient');
+    const patient = parseResource(await rows.open(draft.subject.pat, 'core', `demographics/${draft.subject.pat}`, patientRow.demographics));
+    const drawn = [...draft.context, ...(await earlier(draft)), ...(await before(draft))];
+    const manifest: Manifest = {
+      format: 1,
+      layout: renderer.layout,
+      category: category.id,
+      subject: draft.subject.sub,
+      document: draft.subject.document,
+      version: draft.subject.version + 1,
+      patient: draft.subject.pat,
+      demographics: { recordSha256: patientRow.demographics_sha256 },
+      own: draft.own.map(named),
+      context: drawn.map(named),
+      zone: config.zone,
+      asOf: asOf(draft.own),
+      facility: config.facility,
+      configHash: config.configHash,
+    };
+    const directory = await lookups(draft);
+    const assembly: Assembly = {
+      manifest,
+      own: draft.own.map(forAssembly),
+      context: drawn.map(forAssembly),
+      patient,
+      authorities: config.authorities,
+      lookup: (ref) => directory.get(ref),
+    };
+    return { assembly, category, ...ASSEMBLE[category.layout](assembly), ids: await identities(draft, [...directory.keys()]) };
+  }
+
+  /** Earlier results of the same analytes, for trends: context of the manifest, never of this subject. */
+  async function earlier(draft: DocumentDraft): Promise<OpenedRecord[]> {
+    const results = draft.own.filter((record) => record.description.role === 'laboratory-result');
+    const times = results.map((record) => millisOf(record.description.clinicalTime)).filter((time) => time !== undefined);
+    if (times.length === 0) return [];
+    const codes = [...new Set(results.map((record) => analyteCode(record.resource)).filter((code) => code !== undefined))];
+    const analytes = await Promise.all(codes.map((code) => keys.content(`analyte|${code}`)));
+    const own = draft.own.map((record) => record.row.rec);
+    return Promise.all(
+      (await earlierResults(database, draft.subject.pat, analytes, new Date(Math.min(...times)), own, EARLIER_PER_ANALYTE)).map(open),
+    );
+  }
+
+  /** The versions that own records had before: what a correction shows as the old value. */
+  async function before(draft: DocumentDraft): Promise<OpenedRecord[]> {
+    if (draft.subject.version === 0) return [];
+    const found = await previousVersions(
+      database,
+      draft.own.map((record) => record.row.key),
+    );
+    return Promise.all(found.filter((row) => row.document === draft.subject.document).map(open));
+  }
+
+  /** What the own records refer to and no document is about: people, organisations, specimens, conditions. */
+  async function lookups(draft: DocumentDraft): Promise<Map<string, JsonObject>> {
+    const source = draft.own[0]?.row.source ?? '';
+    const own = new Set(draft.own.map((record) => record.description.ref));
+    const refs = [...new Set(draft.own.flatMap((record) => referencesIn(record.resource)))].filter(
+      (ref) => !own.has(ref) && !ref.startsWith('Patient/'),
+    );
+    const byKey = new Map(await Promise.all(refs.map(async (ref) => [await keys.ref(source, ref), ref] as const)));
+    const found = await currentByKeys(database, [...byKey.keys()]);
+    return new Map(
+      await Promise.all(
+        found.map(async (row) => [byKey.get(row.key) ?? '', parseResource((await openRecord(rows, row)).record.bytes)] as const),
+      ),
+    );
+  }
+
+  /** Our ids: of the subject's own resources per subject, of staff and organisations the directory's. */
+  async function identities(draft: DocumentDraft, directory: readonly string[]): Promise<ResourceIds> {
+    const source = draft.own[0]?.row.source ?? '';
+    const wanted = await Promise.all([
+      ...draft.own.map(async (record) => ({
+        ref: record.description.ref,
+        key: await keys.resource(source, record.description.ref, draft.subject.sub),
+      })),
+      ...directory
+        .filter((ref) => /^(Practitioner|Organization)\//.test(ref))
+        .map(async (ref) => ({ ref, key: await keys.resource(source, ref, 'directory') })),
+      ...['DocumentReference', 'Binary', 'Provenance'].map(async (type) => ({
+        ref: `oncobridge:${type}`,
+        key: await keys.resource('oncobridge', type, draft.subject.document),
+      })),
+    ]);
+    const ids = await resourceIds(
+      database,
+      wanted.map(({ key }) => ({ key, id: newId('res') })),
+    );
+    return Object.fromEntries(wanted.map(({ ref, key }) => [ref, ids.get(key) ?? '']));
+  }
+
+  async function open(row: RecordRow): Promise<OpenedRecord> {
+    const kept = await openRecord(rows, row);
+    const resource = parseResource(kept.record.bytes);
+    return { row, kept, resource, description: describe(resource) };
+  }
+
+  return { file, prepare };
+}
+
+type ResourceIds = Readonly<Record<string, string>>;
+
+function named(record: OpenedRecord): ManifestRecord {
+  const { source, record: raw } = record.kept;
+  return { source, type: raw.type, id: raw.id, versionId: raw.versionId, record: record.row.rec, sha256: digestRecord(raw) };
+}
+
+function forAssembly(record: OpenedRecord): AssemblyRecord {
+  const attachments = record.kept.record.attachments;
+  return { source: record.kept.source, resource: record.resource, ...(attachments === undefined ? {} : { attachments }) };
+}
+
+/** The newest statement of the sources, not the time of rendering: the same records print the same. */
+function asOf(own: readonly OpenedRecord[]): string {
+  let newest = 0;
+  for (const { description, kept } of own)
+    newest = Math.max(newest, millisOf(kept.record.lastUpdated) ?? 0, millisOf(description.orderTime) ?? 0);
+  return new Date(newest).toISOString();
+}
+
+/** Every `reference` in a resource. */
+function referencesIn(value: unknown): string[] {
+  if (Array.isArray(value)) return value.flatMap(referencesIn);
+  if (typeof value !== 'object' || value === null) return [];
+  return Object.entries(value).flatMap(([key, item]) => (key === 'reference' && typeof item === 'string' ? [item] : referencesIn(item)));
+}
