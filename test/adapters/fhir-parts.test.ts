@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import fc from 'fast-check';
+import { array, boolean, constantFrom, assert as holds, json, property, string, tuple } from 'fast-check';
 import { ARIA_SCOPES, ARIA_STREAMS } from '../../src/adapters/aria/aria-streams.ts';
 import { scanBundle } from '../../src/adapters/fhir/bundle-scanner.ts';
 import { createFhirSource } from '../../src/adapters/fhir/fhir-source.ts';
@@ -15,13 +15,13 @@ const textOf = (bytes: Uint8Array | undefined): string => Buffer.from(bytes ?? [
 
 describe('bundle scanner', () => {
   it('gives each resource as it was written, whatever stands around it', () => {
-    const value = fc.json({ maxDepth: 4 });
-    const space = fc.constantFrom('', ' ', '\n', '\t ', '\r\n');
-    const resource = fc
-      .tuple(fc.string({ unit: 'grapheme' }), value, space)
-      .map(([text, json, gap]) => `{${gap}"a"${gap}:${gap}${JSON.stringify(text)},"n":2.00,"j":${json}${gap}}`);
-    fc.assert(
-      fc.property(fc.array(resource, { maxLength: 6 }), space, fc.boolean(), fc.boolean(), (resources, gap, mark, before) => {
+    const value = json({ maxDepth: 4 });
+    const space = constantFrom('', ' ', '\n', '\t ', '\r\n');
+    const resource = tuple(string({ unit: 'grapheme' }), value, space).map(
+      ([text, other, gap]) => `{${gap}"a"${gap}:${gap}${JSON.stringify(text)},"n":2.00,"j":${other}${gap}}`,
+    );
+    holds(
+      property(array(resource, { maxLength: 6 }), space, boolean(), boolean(), (resources, gap, mark, before) => {
         const entries = `"entry"${gap}:${gap}[${resources.map((text) => `${gap}{"search":{"mode":"match"},"resource"${gap}:${gap}${text}${gap},"fullUrl":"u"}${gap}`).join(',')}]`;
         const head = '"resourceType":"Bundle","note":"}]\\"entry\\":[{"';
         const text = `${mark ? '\ufeff' : ''}${gap}{${before ? `${entries},${head}` : `${head},${entries}`}${gap}}${gap}`;

@@ -100,7 +100,7 @@ sourceConformance('fhir, last-updated, fixture', async () => {
     change: () => {
       version += 1;
       server.put(observation('obs1', new Date().toISOString(), String(version), '3.10'));
-      return 'Observation/obs1';
+      return ['Observation/obs1'];
     },
     ...failing(server),
     close: () => server.close(),
@@ -120,12 +120,12 @@ sourceConformance('aria, patient-sweep, fixture', async () => {
     change: () => {
       version += 1;
       server.put(procedure('c2-p2', 'p2', String(version)));
-      return 'Procedure/c2-p2';
+      return ['Procedure/c2-p2'];
     },
     remove: () => {
       removed += 1;
       server.remove('Procedure', `c${removed}-p3`);
-      return `Procedure/c${removed}-p3`;
+      return [`Procedure/c${removed}-p3`];
     },
     ...failing(server),
     close: () => server.close(),
@@ -427,7 +427,7 @@ describe('what a server may do to us', () => {
       await pull([two], {}, intake);
       swept.push(
         ...server.requests.flatMap(({ url }) =>
-          url.startsWith('/fhir/Procedure?') && url.includes('_offset') === false
+          url.startsWith('/fhir/Procedure?') && !url.includes('_offset')
             ? [new URL(url, server.origin).searchParams.get('patient') ?? '']
             : [],
         ),

@@ -61,10 +61,11 @@ export async function probeServer(
 
   if (signedIn && !problems.has('unreachable')) {
     let patient: string | undefined;
-    for (const { search, perPatient } of wanted) {
+    for (const { search, perPatient, since } of wanted) {
       if (perPatient && patient === undefined) continue;
       const extra: (readonly [string, string])[] = [
         ...(perPatient && patient ? [['patient', patient] as const] : []),
+        ...(since === undefined ? [] : [['_lastUpdated', `ge${since}`] as const]),
         ['_count', '1'],
         ...dialect.searchParameters,
       ];
@@ -89,6 +90,8 @@ export async function probeServer(
 interface WantedSearch {
   search: SearchTemplate;
   perPatient: boolean;
+  /** As a first pull would ask: a server may refuse the same search without it. */
+  since?: string | undefined;
   needs: readonly string[];
 }
 
@@ -98,10 +101,17 @@ function wantedSearches(options: SourceOptions, dialect: Dialect): WantedSearch[
     dialect.singleValuesOnly ? splitIntoSingleValues(parseTemplate(text)) : [parseTemplate(text)];
   return options.streams.flatMap((stream): WantedSearch[] => {
     if (stream.strategy === 'last-updated') {
-      return stream.searches.map((text) => ({ search: parseTemplate(text), perPatient: false, needs: ['_lastUpdated'] }));
+      return stream.searches.map((text) => ({
+        search: parseTemplate(text),
+        perPatient: false,
+        since: stream.initialSince ?? '1970-01-01',
+        needs: ['_lastUpdated'],
+      }));
     }
-    const discovery = stream.discover
-      ? split(stream.discover.search).map((search) => ({ search, perPatient: false, needs: ['_lastUpdated'] }))
+    const { discover } = stream;
+    const since = discover?.initialSince ?? '1970-01-01';
+    const discovery = discover
+      ? split(discover.search).map((search) => ({ search, perPatient: false, since, needs: ['_lastUpdated'] }))
       : [];
     return [...discovery, ...stream.perPatient.flatMap(split).map((search) => ({ search, perPatient: true, needs: ['patient'] }))];
   });
