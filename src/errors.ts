@@ -48,6 +48,7 @@ export const ERRORS = {
   PRECONDITION_FAILED: { status: 412, issue: 'conflict', text: 'The version named in If-Match is not the current one.' },
   TOO_LARGE: { status: 413, issue: 'too-long', text: 'The request is too large.' },
   UNSUPPORTED_MEDIA: { status: 415, issue: 'not-supported', text: 'The content type is not supported.' },
+  RANGE_NOT_SATISFIABLE: { status: 416, issue: 'value', text: 'The range asked for lies outside the content.' },
   UNPROCESSABLE: { status: 422, issue: 'business-rule', text: 'The resource says something that cannot be enforced here.' },
   THROTTLED: { status: 429, issue: 'throttled', text: 'Too many requests. Wait and repeat.' },
   INTERNAL: { status: 500, issue: 'exception', text: 'An internal error occurred. The request id finds it in the log.' },

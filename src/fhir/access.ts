@@ -1,0 +1,82 @@
+import type { AccessEvent } from '../audit/audit.ts';
+import { CodedError, codeOf } from '../errors.ts';
+import { resourcePlace } from '../store/resources.ts';
+import type { Caller, FacadeParts, Interaction, PatientKey } from './ports.ts';
+import type { ReadableRow } from './readable.ts';
+
+/** What an operation found: its answer, and what the audit must say of it. */
+export interface Found<T> {
+  answer: T;
+  patients: readonly PatientKey[];
+  height?: number | null;
+  versionId?: string;
+}
+
+/**
+ * Runs one operation: scopes of the token first (from the request alone), then freshness, then the work; the audit event
+ * is committed before the answer is handed back, and the same one for hidden and missing (architecture section 8).
+ */
+export async function access<T>(
+  parts: Pick<FacadeParts, 'audit' | 'allows' | 'fresh'>,
+  caller: Caller,
+  event: {
+    interaction: AccessEvent['interaction'];
+    needs: readonly { type: string; interaction: Interaction }[];
+    type: string;
+    id?: string;
+  },
+  work: () => Promise<Found<T>>,
+): Promise<T> {
+  const { actor } = caller;
+  const base = {
+    interaction: event.interaction,
+    actor,
+    requestId: caller.requestId,
+    purpose: actor.purpose,
+    ...(caller.address !== undefined ? { address: caller.address } : {}),
+    ...(caller.query !== undefined ? { query: caller.query } : {}),
+  };
+  const resource = { type: event.type, ...(event.id !== undefined ? { id: event.id } : {}) };
+  let found: Found<T>;
+  try {
+    for (const need of event.needs) if (!parts.allows(actor, need.type, need.interaction)) throw new CodedError('FORBIDDEN');
+    if (!(await parts.fresh(actor))) throw new CodedError('STALE', { retryAfterSeconds: 15 });
+    found = await work();
+  } catch (error) {
+    const reason = codeOf(error) ?? 'INTERNAL';
+    const outcome = reason === 'NOT_FOUND' || reason === 'FORBIDDEN' ? 'denied' : 'failed';
+    await parts.audit.record({ ...base, outcome, reason, patients: [], resource });
+    throw error;
+  }
+  await parts.audit.record({
+    ...base,
+    outcome: 'permitted',
+    patients: found.patients,
+    resource: { ...resource, ...(found.versionId !== undefined ? { versionId: found.versionId } : {}) },
+    ...(found.height !== undefined && found.height !== null ? { decision: { height: found.height } } : {}),
+  });
+  return found.answer;
+}
+
+/** The text of a row: opened where it is sealed. */
+export async function textOfRow(parts: Pick<FacadeParts, 'rows'>, row: ReadableRow): Promise<string> {
+  if (typeof row.body === 'string') return row.body;
+  const { pat, category } = row;
+  if (pat === null || category === null) throw new CodedError('INTERNAL', { diagnostics: 'A sealed row without a patient.' });
+  return (await parts.rows.open(pat, category, resourcePlace(row.id, row.version), row.body)).toString('utf8');
+}
+
+/** The patients of rows, each once, for the audit. */
+export function patientsOf(rows: Iterable<Pick<ReadableRow, 'inst' | 'pat'>>): PatientKey[] {
+  const found = new Map<string, PatientKey>();
+  for (const { inst, pat } of rows) if (inst !== null && pat !== null) found.set(`${inst}/${pat}`, { institution: inst, patient: pat });
+  return [...found.values()];
+}
+
+/** Attachments are stored with relative urls; DocumentReference wants the absolute one (fhir-facade.md 2.6). */
+export function withAbsoluteUrls(type: string, text: string, baseUrl: string): string {
+  // Inside a JSON string every quote is escaped, so this text stands only where a member does.
+  return type === 'DocumentReference' ? text.replaceAll('"url":"Binary/', `"url":${JSON.stringify(baseUrl).slice(0, -1)}/Binary/`) : text;
+}
+
+export const RESOURCE_ID = /^[A-Za-z0-9.-]{1,64}$/;

@@ -1,0 +1,122 @@
+import { CodedError, codeOf } from '../errors.ts';
+import { isObject, parseResource, textOf } from '../records/lossless-json.ts';
+import { sql } from '../store/sql.ts';
+import { access, patientsOf, RESOURCE_ID, textOfRow } from './access.ts';
+import { binaryForm } from './negotiate.ts';
+import type { Answer, Caller, FacadeParts } from './ports.ts';
+import { type Conditions, FHIR_JSON, notModified, versionHeaders } from './read.ts';
+import { columns, type ReadableRow, readableRows } from './readable.ts';
+
+export interface BinaryRequest extends Conditions {
+  accept?: string;
+  format?: string;
+  range?: string;
+}
+
+export interface BinaryReader {
+  /**
+   * A document's PDF or FHIR Bundle out of its sealed object, checked against the ledger's hash and commitment. Raw bytes
+   * or a Binary resource. Throws NOT_FOUND for hidden and missing alike, INTEGRITY where the object does not match.
+   */
+  read(caller: Caller, id: string, request: BinaryRequest): Promise<Answer>;
+}
+
+type BinaryRow = ReadableRow & { document: string; pointer: string; ciphertext_hash: string; commitment: string };
+
+const PARTS: Readonly<Record<string, { part: 'pdf' | 'bundle'; extension: string }>> = {
+  'application/pdf': { part: 'pdf', extension: 'pdf' },
+  'application/fhir+json': { part: 'bundle', extension: 'json' },
+};
+
+export function createBinaryReader(parts: FacadeParts): BinaryReader {
+  async function find(caller: Caller, id: string): Promise<BinaryRow> {
+    if (!RESOURCE_ID.test(id)) throw new CodedError('NOT_FOUND');
+    const { cte, from } = readableRows(parts, caller, 'document');
+    const [row] = await parts.database.query<BinaryRow>(sql`
+      with ${cte} select ${columns('document')}, r.document,
+        (select v.pointer from document_version v where v.document = r.document and v.version = r.document_version) as pointer,
+        (select d.ciphertext_hash from projection.document d where d.recorder = r.recorder and d.doc = r.document) as ciphertext_hash,
+        (select d.commitment from projection.document d where d.recorder = r.recorder and d.doc = r.document) as commitment
+      ${from} and r.id = ${id} and r.type = 'Binary'`);
+    if (row === undefined) throw new CodedError('NOT_FOUND');
+    return row;
+  }
+
+  async function open(row: BinaryRow, part: 'pdf' | 'bundle'): Promise<Uint8Array> {
+    return parts.sealer.openPart(await parts.blobs.get(row.pointer), part, {
+      document: row.document,
+      version: row.version,
+      patient: row.pat ?? '',
+      category: row.category ?? '',
+      ciphertextHash: row.ciphertext_hash,
+      commitment: row.commitment,
+    });
+  }
+
+  /** The bytes; where the object is broken or gone, once more by a fresh row, for it may have been resealed meanwhile. */
+  async function content(caller: Caller, row: BinaryRow, part: 'pdf' | 'bundle'): Promise<Uint8Array> {
+    try {
+      return await open(row, part);
+    } catch (error) {
+      const code = codeOf(error);
+      if (code !== 'SEAL_BROKEN' && code !== 'BLOB_MISSING') throw error;
+      const again = await find(caller, row.id);
+      if (again.pointer !== row.pointer || again.version !== row.version) return open(again, part);
+      parts.onIntegrity({ document: row.document, version: row.version, reason: code });
+      throw new CodedError('INTEGRITY', { cause: error });
+    }
+  }
+
+  return {
+    read: (caller, id, request) =>
+      access(parts, caller, { interaction: 'read', needs: [{ type: 'Binary', interaction: 'read' }], type: 'Binary', id }, async () => {
+        const row = await find(caller, id);
+        const resource = parseResource(await textOfRow(parts, row));
+        const contentType = textOf(resource['contentType']) ?? '';
+        const kind = PARTS[contentType];
+        if (kind === undefined) throw new CodedError('INTERNAL', { diagnostics: 'A Binary of a kind that no sealed object has.' });
+        const form = binaryForm(request.accept, request.format, contentType);
+        if (form === undefined) throw new CodedError('NOT_ACCEPTABLE');
+        const versionId = String(row.version);
+        const found = (answer: Answer) => ({ answer, patients: patientsOf([row]), height: row.height, versionId });
+        const headers = versionHeaders(versionId, row.last_updated);
+        if (notModified(versionId, row.last_updated, request)) return found({ status: 304, headers, body: undefined });
+        const bytes = await content(caller, row, kind.part);
+        if (form === 'fhir') {
+          const { meta } = resource;
+          const head = JSON.stringify({ resourceType: 'Binary', id, ...(isObject(meta) ? { meta } : {}), contentType });
+          return found({
+            status: 200,
+            headers: { ...headers, 'Content-Type': FHIR_JSON },
+            body: `${head.slice(0, -1)},"data":"${Buffer.from(bytes).toString('base64')}"}`,
+          });
+        }
+        return found(
+          rawAnswer(bytes, request.range, {
+            ...headers,
+            'Content-Type': contentType,
+            'Content-Disposition': `attachment; filename="${row.document}.${kind.extension}"`,
+            // Whatever a reader's browser thinks of it, it runs nothing from it.
+            'Content-Security-Policy': "sandbox; default-src 'none'",
+            'X-Content-Type-Options': 'nosniff',
+            'Accept-Ranges': 'bytes',
+          }),
+        );
+      }),
+  };
+}
+
+/** The bytes, or the one range of them that was asked for (RFC 9110 14.2); several ranges get the whole. */
+function rawAnswer(bytes: Uint8Array, range: string | undefined, headers: Record<string, string>): Answer {
+  const m = range === undefined ? null : /^bytes=(\d{0,15})-(\d{0,15})$/.exec(range.trim());
+  if (m === null || (m[1] === '' && m[2] === '')) return { status: 200, headers, body: bytes };
+  const suffix = m[1] === '';
+  const start = suffix ? Math.max(0, bytes.length - Number(m[2])) : Number(m[1]);
+  const end = suffix || m[2] === '' ? bytes.length - 1 : Math.min(Number(m[2]), bytes.length - 1);
+  if (start > end) throw new CodedError('RANGE_NOT_SATISFIABLE');
+  return {
+    status: 206,
+    headers: { ...headers, 'Content-Range': `bytes ${start}-${end}/${bytes.length}` },
+    body: bytes.subarray(start, end + 1),
+  };
+}

@@ -1,0 +1,67 @@
+import type { Consent } from 'fhir/r4.js';
+import { CodedError } from '../errors.ts';
+import { access, RESOURCE_ID } from './access.ts';
+import type { Answer, Caller, FacadeParts, FacadeSettings, ServedResource } from './ports.ts';
+import { FHIR_JSON, versionHeaders } from './read.ts';
+
+export interface ConsentWriter {
+  /** 201 once the ledger holds it, 202 while it is on its way. `text` is the resource's JSON. */
+  create(caller: Caller, text: string): Promise<Answer>;
+  /** 200 or 202. `ifMatch` is the header as sent: required, so that nobody overwrites what they have not seen. */
+  update(caller: Caller, id: string, text: string, ifMatch: string | undefined): Promise<Answer>;
+}
+
+export function createConsentWriter(parts: FacadeParts, settings: Pick<FacadeSettings, 'baseUrl'>): ConsentWriter {
+  const answer = (resource: ServedResource, status: number): Answer => {
+    const location = `${settings.baseUrl}/Consent/${resource.id}`;
+    return {
+      status,
+      headers: {
+        ...versionHeaders(resource.versionId, resource.lastUpdated),
+        'Content-Type': FHIR_JSON,
+        ...(status === 200 ? {} : { Location: location, 'Content-Location': location }),
+      },
+      body: resource.text,
+    };
+  };
+  return {
+    create: (caller, text) =>
+      access(parts, caller, { interaction: 'create', needs: [{ type: 'Consent', interaction: 'create' }], type: 'Consent' }, async () => {
+        const { resource, committed } = await parts.consents.createConsent(caller.actor, parseConsent(text), caller);
+        return { answer: answer(resource, committed ? 201 : 202), patients: resource.patients, versionId: resource.versionId };
+      }),
+    update: (caller, id, text, ifMatch) =>
+      access(
+        parts,
+        caller,
+        { interaction: 'update', needs: [{ type: 'Consent', interaction: 'update' }], type: 'Consent', id },
+        async () => {
+          const consent = parseConsent(text);
+          if (!RESOURCE_ID.test(id) || consent.id !== id) {
+            throw new CodedError('BAD_REQUEST', {
+              diagnostics: 'The id of the resource and that of the address differ.',
+              expression: ['Consent.id'],
+            });
+          }
+          const version = ifMatch === undefined ? undefined : /^\s*(?:W\/)?"([^"]+)"\s*$/.exec(ifMatch)?.[1];
+          if (ifMatch !== undefined && version === undefined)
+            throw new CodedError('BAD_REQUEST', { diagnostics: 'If-Match takes one ETag.' });
+          const { resource, committed } = await parts.consents.updateConsent(caller.actor, id, consent, version, caller);
+          return { answer: answer(resource, committed ? 200 : 202), patients: resource.patients, versionId: resource.versionId };
+        },
+      ),
+  };
+}
+
+function parseConsent(text: string): Consent {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw new CodedError('BAD_REQUEST', { diagnostics: 'The body is no JSON.' });
+  }
+  if (typeof value !== 'object' || value === null || !('resourceType' in value) || value.resourceType !== 'Consent') {
+    throw new CodedError('BAD_REQUEST', { diagnostics: 'The body is no Consent.', expression: ['resourceType'] });
+  }
+  return value as Consent;
+}

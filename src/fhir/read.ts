@@ -1,0 +1,109 @@
+import { CodedError } from '../errors.ts';
+import { type SqlFragment, sql } from '../store/sql.ts';
+import { access, type Found, patientsOf, RESOURCE_ID, textOfRow, withAbsoluteUrls } from './access.ts';
+import type { Answer, Caller, FacadeParts, FacadeSettings, ServedResource } from './ports.ts';
+import { columns, type ReadableRow, readableRows } from './readable.ts';
+import { SERVED_TYPES } from './served-types.ts';
+
+/** If-None-Match and If-Modified-Since of a read: they are looked at after consent, for a 304 is a disclosure too. */
+export interface Conditions {
+  ifNoneMatch?: string;
+  ifModifiedSince?: string;
+}
+
+export interface Reader {
+  /** The current version. Throws NOT_FOUND for hidden and missing alike. */
+  read(caller: Caller, type: string, id: string, conditions?: Conditions): Promise<Answer>;
+  /** One version; only the one that the ledger lets stand can be read. */
+  vread(caller: Caller, type: string, id: string, version: string, conditions?: Conditions): Promise<Answer>;
+  /** A history Bundle of the versions that can be read: superseded ones are not served, so it has one entry. */
+  history(caller: Caller, type: string, id: string): Promise<Answer>;
+}
+
+export const FHIR_JSON = 'application/fhir+json; charset=utf-8';
+
+export function createReader(parts: FacadeParts, settings: FacadeSettings): Reader {
+  async function find(caller: Caller, type: string, id: string, version?: string): Promise<{ row: ReadableRow; text: string }> {
+    const shelf = SERVED_TYPES.get(type)?.shelf;
+    if (shelf === undefined || shelf === 'ledger' || !RESOURCE_ID.test(id)) throw new CodedError('NOT_FOUND');
+    if (version !== undefined && !/^[1-9]\d{0,8}$/.test(version)) throw new CodedError('NOT_FOUND');
+    const { cte, from } = readableRows(parts, caller, shelf);
+    const ofVersion: SqlFragment = version === undefined ? sql`` : sql` and r.version = ${Number(version)}`;
+    const [row] = await parts.database.query<ReadableRow>(
+      sql`with ${cte} select ${columns(shelf)} ${from} and r.id = ${id} and r.type = ${type}${ofVersion}`,
+    );
+    if (row === undefined) throw new CodedError('NOT_FOUND');
+    return { row, text: withAbsoluteUrls(type, await textOfRow(parts, row), settings.baseUrl) };
+  }
+
+  async function ledgerResource(caller: Caller, type: string, id: string): Promise<ServedResource> {
+    if (!RESOURCE_ID.test(id)) throw new CodedError('NOT_FOUND');
+    const resource =
+      type === 'Consent'
+        ? await parts.consents.readConsent(caller.actor, id, caller.now)
+        : await parts.auditEvents.readAuditEvent(caller.actor, id, caller.now);
+    if (resource === undefined) throw new CodedError('NOT_FOUND');
+    return resource;
+  }
+
+  async function one(caller: Caller, type: string, id: string, conditions: Conditions, version?: string): Promise<Found<Answer>> {
+    if (SERVED_TYPES.get(type)?.shelf === 'ledger') {
+      const resource = await ledgerResource(caller, type, id);
+      return { answer: resourceAnswer(resource, conditions), patients: resource.patients, versionId: resource.versionId };
+    }
+    const { row, text } = await find(caller, type, id, version);
+    const versionId = String(row.version);
+    return {
+      answer: resourceAnswer({ versionId, lastUpdated: row.last_updated, text }, conditions),
+      patients: patientsOf([row]),
+      height: row.height,
+      versionId,
+    };
+  }
+
+  return {
+    read: (caller, type, id, conditions = {}) =>
+      access(parts, caller, { interaction: 'read', needs: [{ type, interaction: 'read' }], type, id }, () =>
+        one(caller, type, id, conditions),
+      ),
+    vread: (caller, type, id, version, conditions = {}) =>
+      access(parts, caller, { interaction: 'vread', needs: [{ type, interaction: 'read' }], type, id }, () =>
+        one(caller, type, id, conditions, version),
+      ),
+    history: (caller, type, id) =>
+      access(parts, caller, { interaction: 'history-instance', needs: [{ type, interaction: 'read' }], type, id }, async () => {
+        const { row, text } = await find(caller, type, id);
+        const url = `${settings.baseUrl}/${type}/${id}`;
+        const response = JSON.stringify({ status: '200', etag: `W/"${row.version}"`, lastModified: row.last_updated.toISOString() });
+        const request = JSON.stringify({ method: row.version === 1 ? 'POST' : 'PUT', url: `${type}/${id}` });
+        const body =
+          `{"resourceType":"Bundle","type":"history","total":1,"link":[{"relation":"self","url":${JSON.stringify(`${url}/_history`)}}],` +
+          `"entry":[{"fullUrl":${JSON.stringify(url)},"resource":${text},"request":${request},"response":${response}}]}`;
+        return {
+          answer: { status: 200, headers: { 'Content-Type': FHIR_JSON }, body },
+          patients: patientsOf([row]),
+          height: row.height,
+        };
+      }),
+  };
+}
+
+/** 200 with the text, or 304 where the client holds this very version. */
+export function resourceAnswer(resource: { versionId: string; lastUpdated: Date; text: string }, conditions: Conditions): Answer {
+  const headers = versionHeaders(resource.versionId, resource.lastUpdated);
+  if (notModified(resource.versionId, resource.lastUpdated, conditions)) return { status: 304, headers, body: undefined };
+  return { status: 200, headers: { ...headers, 'Content-Type': FHIR_JSON }, body: resource.text };
+}
+
+export function versionHeaders(versionId: string, lastUpdated: Date): Record<string, string> {
+  return { ETag: `W/"${versionId}"`, 'Last-Modified': lastUpdated.toUTCString() };
+}
+
+export function notModified(versionId: string, lastUpdated: Date, { ifNoneMatch, ifModifiedSince }: Conditions): boolean {
+  // RFC 9110 13.1.3: If-Modified-Since is ignored where If-None-Match stands.
+  if (ifNoneMatch !== undefined)
+    return ifNoneMatch.split(',').some((tag) => ['*', `"${versionId}"`].includes(tag.trim().replace(/^W\//, '')));
+  if (ifModifiedSince === undefined) return false;
+  const since = Date.parse(ifModifiedSince);
+  return !Number.isNaN(since) && Math.floor(lastUpdated.getTime() / 1000) * 1000 <= since;
+}

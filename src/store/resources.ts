@@ -1,0 +1,276 @@
+import { createHash } from 'node:crypto';
+import { hull, type TimeRange } from '../records/fhir-time.ts';
+import { type JsonObject, parseResource, stringifyLossless } from '../records/lossless-json.ts';
+import { extractIndex, type ResourceIndex } from '../records/search-index.ts';
+import type { SealedRows } from '../vault/sealed-rows.ts';
+import type { Sql } from './database.ts';
+import { sql } from './sql.ts';
+
+/** The FHIR resources of one document version, as the pipeline files them. */
+export interface DocumentResources {
+  /** The patient's institution, and the one that records the entry where that is another. */
+  institution: string;
+  recorder?: string;
+  patient: string;
+  category: string;
+  document: string;
+  version: number;
+  lastUpdated: Date;
+  /** JSON text of each; `id` and the references in it are ours already. Digits of decimals are kept. */
+  resources: readonly ResourceText[];
+  /** Time that the document covers beyond its resources (context drawn in the PDF). */
+  covers?: TimeRange;
+}
+export interface ResourceText {
+  type: string;
+  id: string;
+  text: string;
+}
+/** Sealed and indexed, ready to be inserted. */
+export interface ResourceRows {
+  rows: readonly ResourceRow[];
+}
+interface ResourceRow {
+  id: string;
+  version: number;
+  type: string;
+  inst: string;
+  pat: string;
+  category: string;
+  recorder: string;
+  document: string | null;
+  documentVersion: number | null;
+  lastUpdated: Date;
+  clinical: TimeRange | undefined;
+  elements: string[];
+  dates: ResourceIndex['dates'];
+  systems: readonly string[];
+  body: Buffer;
+}
+
+/** Where a sealed body belongs: bound into its seal, so that rows cannot be swapped. */
+export function resourcePlace(id: string, version: number): string {
+  return `resource/${id}/${version}`;
+}
+
+/** HMAC text and key purpose of an identifier: one key per identifier system (architecture section 4). */
+export function blindIdentifier(rows: SealedRows, system: string, value: string): Promise<string> {
+  return rows.blind(`identifier:${system}`, `${system}|${value}`);
+}
+
+/** The HMAC to look an identifier up by; undefined where nothing of that system was ever indexed. */
+export async function lookupIdentifier(on: Sql, rows: SealedRows, system: string, value: string): Promise<string | undefined> {
+  const known = await on.query(sql`select 1 from identifier_system where system = ${system}`);
+  return known.length === 0 ? undefined : blindIdentifier(rows, system, value);
+}
+
+/**
+ * Stamps, indexes and seals the resources of one document version. The costly part: call it before the transaction.
+ * Throws CONTENT_INVALID where a text is no JSON object.
+ */
+export async function prepareResources(sealed: SealedRows, input: DocumentResources): Promise<ResourceRows> {
+  const parsed = input.resources.map(({ type, id, text }) => {
+    const resource = stamp(parseResource(text), type, id, input.version, input.lastUpdated);
+    return { type, id, resource, index: extractIndex(resource) };
+  });
+  const times = clinicalTimes(parsed, input.covers);
+  const rows = await Promise.all(
+    parsed.map(
+      async ({ type, id, resource, index }): Promise<ResourceRow> => ({
+        id,
+        version: input.version,
+        type,
+        inst: input.institution,
+        pat: input.patient,
+        category: input.category,
+        recorder: input.recorder ?? input.institution,
+        document: input.document,
+        documentVersion: input.version,
+        lastUpdated: input.lastUpdated,
+        clinical: times.get(`${type}/${id}`),
+        elements: await withBlind(sealed, index),
+        dates: index.dates,
+        systems: index.blind.map((one) => one.system),
+        body: await sealed.seal(input.patient, input.category, resourcePlace(id, input.version), Buffer.from(stringifyLossless(resource))),
+      }),
+    ),
+  );
+  return { rows };
+}
+
+/** Inserts prepared rows of any number of documents: three statements at most in the caller's filing transaction. */
+export async function insertResources(tx: Sql, prepared: readonly ResourceRows[]): Promise<void> {
+  const rows = prepared.flatMap((one) => one.rows);
+  if (rows.length === 0) return;
+  const column = <K extends keyof ResourceRow>(name: K): ResourceRow[K][] => rows.map((row) => row[name]);
+  await tx.query(sql`
+    insert into resource (id, version, type, inst, pat, category, recorder, document, document_version, last_updated, clinical_start, clinical_end, elements, body)
+    select id, version, type, inst, pat, category, recorder, document, document_version, last_updated, clinical_start, clinical_end, elements::text[], body
+    from unnest(${column('id')}::text[], ${column('version')}::int[], ${column('type')}::text[], ${column('inst')}::text[], ${column('pat')}::text[],
+      ${column('category')}::text[], ${column('recorder')}::text[], ${column('document')}::text[], ${column('documentVersion')}::int[],
+      ${column('lastUpdated')}::timestamptz[], ${rows.map((row) => row.clinical?.start ?? null)}::timestamptz[],
+      ${rows.map((row) => row.clinical?.end ?? null)}::timestamptz[], ${rows.map((row) => arrayLiteral(row.elements))}::text[], ${column('body')}::bytea[])
+      as t(id, version, type, inst, pat, category, recorder, document, document_version, last_updated, clinical_start, clinical_end, elements, body)`);
+  const systems = new Set(rows.flatMap((row) => row.systems));
+  if (systems.size > 0) {
+    // Sorted, so that two writers with the same new systems wait for one another instead of deadlocking.
+    await tx.query(sql`insert into identifier_system select unnest(${[...systems].sort()}::text[]) on conflict do nothing`);
+  }
+  const dates = rows.flatMap((row) => row.dates.map((date) => ({ id: row.id, version: row.version, ...date })));
+  if (dates.length === 0) return;
+  await tx.query(sql`
+    insert into resource_date (id, version, parameter, range_start, range_end)
+    select * from unnest(${dates.map((d) => d.id)}::text[], ${dates.map((d) => d.version)}::int[], ${dates.map((d) => d.parameter)}::text[],
+      ${dates.map((d) => d.range.start)}::timestamptz[], ${dates.map((d) => d.range.end)}::timestamptz[])`);
+}
+
+/** Both steps in one call, for callers whose transaction is open anyway. */
+export async function writeResources(tx: Sql, sealed: SealedRows, documents: readonly DocumentResources[]): Promise<void> {
+  await insertResources(tx, await Promise.all(documents.map((document) => prepareResources(sealed, document))));
+}
+
+/** Removes the rows of a document, or of its versions below `before`. */
+export async function deleteDocumentRows(tx: Sql, document: string, before?: number): Promise<void> {
+  await tx.query(sql`
+    with gone as (
+      delete from resource where document = ${document} and document_version < ${before ?? 2_147_483_647} returning id, version)
+    delete from resource_date d using gone where d.id = gone.id and d.version = gone.version`);
+}
+
+/** Removes every row of a patient (erasure). */
+export async function deletePatientRows(tx: Sql, institution: string, patient: string): Promise<void> {
+  await tx.query(sql`
+    with gone as (delete from resource where inst = ${institution} and pat = ${patient} returning id, version)
+    delete from resource_date d using gone where d.id = gone.id and d.version = gone.version`);
+}
+
+/** Puts a patient's demographics in place of the former ones; the version counts up. The id is the pseudonym. */
+export async function writePatient(
+  tx: Sql,
+  sealed: SealedRows,
+  input: { institution: string; patient: string; text: string; lastUpdated: Date },
+): Promise<void> {
+  const { institution, patient, lastUpdated } = input;
+  await tx.query(sql`select pg_advisory_xact_lock(hashtextextended(${`patient-resource ${patient}`}, 0))`);
+  const [former] = await tx.query<{ version: number }>(
+    sql`delete from resource where id = ${patient} and type = 'Patient' and document is null returning version`,
+  );
+  const version = (former?.version ?? 0) + 1;
+  const resource = stamp(parseResource(input.text), 'Patient', patient, version, lastUpdated);
+  const index = extractIndex(resource);
+  await insertResources(tx, [
+    {
+      rows: [
+        {
+          id: patient,
+          version,
+          type: 'Patient',
+          inst: institution,
+          pat: patient,
+          category: 'core',
+          recorder: institution,
+          document: null,
+          documentVersion: null,
+          lastUpdated,
+          clinical: undefined,
+          elements: await withBlind(sealed, index),
+          dates: index.dates,
+          systems: index.blind.map((one) => one.system),
+          body: await sealed.seal(patient, 'core', resourcePlace(patient, version), Buffer.from(stringifyLossless(resource))),
+        },
+      ],
+    },
+  ]);
+}
+
+/**
+ * Writes practitioners and organisations; one whose text is the stored one is left as it is. Give registered members
+ * their member id (`mem-…`) and institutions theirs (`inst-…`): these are readable without being referred to.
+ */
+export async function writeDirectory(tx: Sql, resources: readonly ResourceText[], lastUpdated: Date): Promise<void> {
+  if (resources.length === 0) return;
+  // One order for all writers, so that two transactions with the same persons wait for one another instead of deadlocking.
+  const unique = [...new Map(resources.map((r) => [r.id, r])).values()].sort((a, b) => (a.id < b.id ? -1 : 1));
+  const known = new Map(
+    (
+      await tx.query<{ id: string; version: number; content: string }>(
+        sql`select id, version, content from directory_resource where id = any(${unique.map((r) => r.id)}) order by id for update`,
+      )
+    ).map((row) => [row.id, row]),
+  );
+  const changed = unique.flatMap(({ type, id, text }) => {
+    const content = createHash('sha256').update(text).digest('hex');
+    const former = known.get(id);
+    if (former?.content === content) return [];
+    const version = (former?.version ?? 0) + 1;
+    const resource = stamp(parseResource(text), type, id, version, lastUpdated);
+    const index = extractIndex(resource);
+    return [{ id, type, version, content, elements: arrayLiteral(index.elements), strings: arrayLiteral(index.strings), resource }];
+  });
+  if (changed.length === 0) return;
+  await tx.query(sql`
+    insert into directory_resource (id, type, version, last_updated, content, elements, strings, body)
+    select id, type, version, ${lastUpdated}, content, elements::text[], strings::text[], body
+    from unnest(${changed.map((c) => c.id)}::text[], ${changed.map((c) => c.type)}::text[], ${changed.map((c) => c.version)}::int[],
+      ${changed.map((c) => c.content)}::text[], ${changed.map((c) => c.elements)}::text[], ${changed.map((c) => c.strings)}::text[],
+      ${changed.map((c) => stringifyLossless(c.resource))}::text[]) as t(id, type, version, content, elements, strings, body)
+    on conflict (id) do update set version = excluded.version, last_updated = excluded.last_updated, content = excluded.content,
+      elements = excluded.elements, strings = excluded.strings, body = excluded.body`);
+}
+
+/** The resource with our id, version and time in it, in the order that FHIR prints. */
+function stamp(resource: JsonObject, type: string, id: string, version: number, lastUpdated: Date): JsonObject {
+  const { resourceType: _type, id: _id, meta, ...rest } = resource;
+  const former = typeof meta === 'object' && meta !== null && !Array.isArray(meta) ? (meta as JsonObject) : {};
+  return {
+    resourceType: type,
+    id,
+    meta: { ...former, versionId: String(version), lastUpdated: lastUpdated.toISOString() },
+    ...rest,
+  };
+}
+
+// These speak of the document as a whole; who may not see all of it does not see them.
+const WHOLE = new Set(['DocumentReference', 'Binary', 'Provenance', 'DiagnosticReport', 'Composition']);
+
+/**
+ * The clinical time of each row: its own, that of the whole document where it has none or speaks for the whole, and that
+ * of all it refers to within the document. So a row inside a data period never points at one outside (fhir-facade.md 2.4).
+ */
+function clinicalTimes(
+  parsed: readonly { type: string; id: string; index: ResourceIndex }[],
+  covers: TimeRange | undefined,
+): Map<string, TimeRange | undefined> {
+  const own = new Map(parsed.map((one) => [`${one.type}/${one.id}`, one]));
+  const known = parsed.flatMap((one) => one.index.clinical ?? []);
+  const whole = hull(covers === undefined ? known : [...known, covers]);
+  const times = new Map<string, TimeRange | undefined>();
+  for (const key of own.keys()) {
+    const ranges: (TimeRange | undefined)[] = [];
+    const seen = new Set<string>();
+    const queue = [key];
+    for (let at = queue.pop(); at !== undefined; at = queue.pop()) {
+      const one = own.get(at);
+      if (one === undefined || seen.has(at)) continue;
+      seen.add(at);
+      ranges.push(WHOLE.has(one.type) ? whole : (one.index.clinical ?? whole));
+      queue.push(...one.index.references);
+    }
+    // One part without a known time makes the time of all that holds it unknown.
+    times.set(key, ranges.includes(undefined) ? undefined : hull(ranges.flatMap((range) => range ?? [])));
+  }
+  return times;
+}
+
+async function withBlind(sealed: SealedRows, index: ResourceIndex): Promise<string[]> {
+  const blind = await Promise.all(
+    index.blind.map(async ({ parameter, system, value }) => `${parameter}#${await blindIdentifier(sealed, system, value)}`),
+  );
+  return [...index.elements, ...new Set(blind)];
+}
+
+/** A PostgreSQL array literal: unnest takes no ragged arrays of arrays, but each row's may be cast from text. */
+function arrayLiteral(items: readonly string[]): string {
+  // U+0000 cannot be stored; it never stands in a legal code.
+  return `{${items.map((item) => `"${item.replaceAll('\0', '').replace(/["\\]/g, '\\$&')}"`).join(',')}}`;
+}
