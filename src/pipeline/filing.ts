@@ -1,10 +1,11 @@
+import { createHash } from 'node:crypto';
 import type { Logger } from 'pino';
 import { newId } from '../ids.ts';
 import type { Outbox } from '../outbox/outbox.ts';
 import type { Assembly, AssemblyRecord } from '../records/assembly.ts';
 import { describe } from '../records/describe.ts';
-import { millisOf } from '../records/elements.ts';
-import { documentBundle, servedResources } from '../records/fhir-out.ts';
+import { millisOf, stringOf } from '../records/elements.ts';
+import { type BundleInput, bundleBytes, toBundle } from '../records/fhir-out.ts';
 import { assembleHistoryAndPhysical } from '../records/history-and-physical.ts';
 import { analyteCode, assembleLaboratory } from '../records/laboratory.ts';
 import { type JsonObject, parseResource, stringifyLossless } from '../records/lossless-json.ts';
@@ -119,12 +120,21 @@ export function createFiling(parts: {
   }
 
   async function prepare(draft: DocumentDraft): Promise<Prepared> {
-    const { assembly, document, files, category, ids } = await describeDocument(draft);
+    const { assembly, document, files, carried, category, ids } = await describeDocument(draft);
     const { manifest } = assembly;
-    const bundle = documentBundle({ assembly, category, patient: draft.subject.pat, resourceId: ids });
-    const bundleBytes = Buffer.from(stringifyLossless(bundle));
+    const input: BundleInput = {
+      manifest,
+      document,
+      records: carried,
+      patient: assembly.patient,
+      authorities: config.authorities,
+      identities: { patient: draft.subject.pat, resourceId: (type, id) => ids[`${type}/${id}`] },
+      documentType: { code: category.loinc, display: category.title },
+      binaryId: binaryId(manifest.document, manifest.version),
+    };
+    const embedded = bundleBytes(toBundle(input).bundle);
     const sources = files.map(({ title, mediaType, bytes }) => ({ name: title, mediaType, bytes }));
-    const pdf = await renderer.render(document, { bundle: bundleBytes, sources });
+    const pdf = await renderer.render(document, { bundle: embedded, sources });
     const key = await custodian.categoryKey(draft.subject.pat, manifest.category);
     if (key === undefined) throw new Error('no category key for a patient in custody');
     const clinicalTime = document.header.dateOfService;
@@ -137,9 +147,17 @@ export function createFiling(parts: {
       categoryKey: key,
       inner: { manifest, resourceIds: ids, ...(clinicalTime === undefined ? {} : { clinicalTime }) },
       pdf,
-      bundle: bundleBytes,
+      bundle: embedded,
     });
-    const served = servedResources({ assembly, category, patient: draft.subject.pat, resourceId: ids, bundle, pdf: { bytes: pdf } });
+    // What is served says of the PDF what the Bundle inside it could not: its size and hashes.
+    const served = toBundle({
+      ...input,
+      pdf: {
+        sizeBytes: pdf.length,
+        sha1Base64: createHash('sha1').update(pdf).digest('base64'),
+        sha256Hex: createHash('sha256').update(pdf).digest('hex'),
+      },
+    }).resources.filter((resource) => resource['resourceType'] !== 'Patient');
     const millis = millisOf(clinicalTime);
     return {
       draft,
@@ -151,7 +169,11 @@ export function createFiling(parts: {
         document: manifest.document,
         version: manifest.version,
         lastUpdated: new Date(),
-        resources: served,
+        resources: served.map((resource) => ({
+          type: stringOf(resource['resourceType']) ?? '',
+          id: stringOf(resource['id']) ?? '',
+          text: stringifyLossless(resource),
+        })),
       }),
       row: {
         document: manifest.document,
@@ -211,7 +233,9 @@ export function createFiling(parts: {
       authorities: config.authorities,
       lookup: (ref) => directory.get(ref),
     };
-    return { assembly, category, ...ASSEMBLE[category.layout](assembly), ids: await identities(draft, [...directory.keys()]) };
+    // Volumes of another course are drawn and carried here too, as rows of their own with ids of their own.
+    const carried = [...draft.own, ...draft.context].map(forAssembly);
+    return { assembly, carried, category, ...ASSEMBLE[category.layout](assembly), ids: await identities(draft, [...directory.keys()]) };
   }
 
   /** Earlier results of the same analytes, for trends: context of the manifest, never of this subject. */
@@ -264,10 +288,6 @@ export function createFiling(parts: {
       ...directory
         .filter((ref) => /^(Practitioner|Organization)\//.test(ref))
         .map(async (ref) => ({ ref, key: await keys.resource(source, ref, 'directory') })),
-      ...['DocumentReference', 'Binary', 'Provenance'].map(async (type) => ({
-        ref: `oncobridge:${type}`,
-        key: await keys.resource('oncobridge', type, draft.subject.document),
-      })),
     ]);
     const ids = await resourceIds(
       database,
@@ -310,4 +330,9 @@ function referencesIn(value: unknown): string[] {
   if (Array.isArray(value)) return value.flatMap(referencesIn);
   if (typeof value !== 'object' || value === null) return [];
   return Object.entries(value).flatMap(([key, item]) => (key === 'reference' && typeof item === 'string' ? [item] : referencesIn(item)));
+}
+
+/** The PDF of one document version, as its DocumentReference names it. */
+function binaryId(document: string, version: number): string {
+  return `${document}-${version}`;
 }

@@ -99,7 +99,7 @@ export function createPatientMatching(parts: {
         await writePatient(tx, rows, {
           institution: config.institution,
           patient: pat,
-          text: stringifyLossless(patientResource({ patient: pat, resource, authorities: config.authorities })),
+          text: stringifyLossless(patientResource(pat, resource, config.authorities)),
           lastUpdated: new Date(),
         });
       },

@@ -1,0 +1,37 @@
+import type { Command } from 'commander';
+import { findServer, remoteOperations } from './control-client.ts';
+import { controlFile, type GlobalOptions, print } from './run.ts';
+import { readSettings } from './settings.ts';
+
+const GIVE_UP_MS = 30_000;
+
+export function addStopCommand(program: Command): void {
+  program
+    .command('stop')
+    .description('stop the running server: requests in flight finish, then everything is closed in reverse order')
+    .option('--json', 'for machines')
+    .addHelpText('after', '\nExample:\n  $ oncobridge stop')
+    .action(async (options: { json?: boolean }, command: Command) => {
+      const settings = await readSettings(command.optsWithGlobals<GlobalOptions>().config);
+      const server = await findServer(controlFile(settings.data));
+      if (server === undefined) {
+        print(options.json, { stopped: false }, () => 'No server is running.');
+        return;
+      }
+      await remoteOperations(server).stop({});
+      const until = Date.now() + GIVE_UP_MS;
+      while (isAlive(server.pid) && Date.now() < until) await new Promise((resolve) => setTimeout(resolve, 100));
+      print(options.json, { stopped: !isAlive(server.pid), pid: server.pid }, ({ stopped }) =>
+        stopped ? 'Stopped.' : 'It is still stopping.',
+      );
+    });
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
