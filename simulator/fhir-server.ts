@@ -228,7 +228,7 @@ export function createFhirServer(parts: FhirServerParts): Express {
     let further = following < snapshot.cells.length || empty ? next(following) : undefined;
     if (acting.includes('loop-self')) further = next(offset);
     if (acting.includes('loop-back')) further = next(0);
-    if (acting.includes('foreign-next')) further = next(following).replace(parts.baseUrl(), parts.strangerUrl());
+    if (acting.includes('foreign-next')) further = next(following).replace(/^http:\/\/[^/]+/, parts.strangerUrl());
     // Behind a proxy that ends TLS, servers often write their own inner host name into links.
     if (acting.includes('http-next')) further = next(following).replace(/^http:\/\/[^/]+/, 'http://fhir-inner.invalid:8080');
     if (further !== undefined) link.push({ relation: 'next', url: further });

@@ -84,7 +84,7 @@ createInterface({ input: process.stdin }).on('line', (line) => {
     else if (word === 'clear') control.clearFaults();
     else if (word === 'counts') process.stdout.write(`${JSON.stringify(simulator.truth().counts)}\n`);
     else if (word === 'quit') stop();
-    else if (word !== '') process.stdout.write('? see --help\n');
+    else throw new SyntaxError('unknown command: see --help');
     process.stdout.write(`ok, now ${control.now()}\n`);
   } catch (error) {
     process.stdout.write(`${(error as Error).message}\n`);

@@ -185,7 +185,7 @@ export async function createSimulator(options: SimulatorOptions = {}): Promise<S
   /** Versions are opaque; ARIA shares a row version between records and gives treated phases and plans epoch milliseconds. */
   const versionOf = (draft: Draft, atMs: number): string => {
     const { resourceType, id } = draft.resource;
-    if (draft.source === 'ehr') return createHash('sha256').update(`${resourceType}/${id}@${atMs}`).digest('base64url').slice(0, 12);
+    if (draft.source === 'ehr') return createHash('sha256').update(`${resourceType}/${id}@${atMs}`).digest('hex').slice(0, 12);
     return id.startsWith('RadiotherapyTreated') ? String(atMs) : String(4_000_000 + (Math.floor(atMs / 60_000) % 1_000_000));
   };
   /** Publishes what differs from before: the first time everything, with the stamps of the stories; later with the clock's. */
@@ -204,7 +204,7 @@ export async function createSimulator(options: SimulatorOptions = {}): Promise<S
     const head = stores.ehr.head(type, id);
     if (!head) throw new Error('no such record');
     const lastUpdated = stamp('ehr');
-    const versionId = createHash('sha256').update(`${type}/${id}@${nowMs}`).digest('base64url').slice(0, 12);
+    const versionId = createHash('sha256').update(`${type}/${id}@${nowMs}`).digest('hex').slice(0, 12);
     const body = head.body();
     const meta = { ...(body.meta as object), versionId, lastUpdated };
     stores.ehr.publish({

@@ -14,6 +14,8 @@ export interface Person {
   ariaSerial: number;
   family: string;
   given: readonly string[];
+  /** The family name stands first where the name is written out. */
+  familyFirst?: true;
   /** A second name in Latin letters. */
   latin?: { family: string; given: readonly string[] };
   gender?: 'female' | 'male' | 'other' | 'unknown';
@@ -31,6 +33,7 @@ export const PEOPLE = {
     ariaSerial: 2101,
     family: '김',
     given: ['서연'],
+    familyFirst: true,
     latin: { family: 'Kim', given: ['Seo-yeon'] },
     gender: 'female',
     birthDate: '1971-04-23',
@@ -42,6 +45,7 @@ export const PEOPLE = {
     ariaSerial: 2102,
     family: 'Nguyễn',
     given: ['Thị', 'Minh', 'Phượng'],
+    familyFirst: true,
     gender: 'female',
     birthDate: '1964-11-08',
   },
@@ -52,6 +56,7 @@ export const PEOPLE = {
     ariaSerial: 2103,
     family: 'Волков',
     given: ['Пётр', 'Сергеевич'],
+    familyFirst: true,
     latin: { family: 'Volkov', given: ['Pyotr'] },
     gender: 'male',
     birthDate: '1956-02-17',
@@ -141,7 +146,7 @@ export function ariaPatientId(person: Person): string {
   return `Patient-${person.ariaSerial}`;
 }
 export function displayName(person: Person): string {
-  return person.latin ? `${person.family} ${person.given.join(' ')}` : `${person.given.join(' ')} ${person.family}`;
+  return person.familyFirst ? `${person.family} ${person.given.join(' ')}` : `${person.given.join(' ')} ${person.family}`;
 }
 export function ehrClinician(clinician: Clinician): JsonObject {
   return { reference: `Practitioner/${clinician.ehrId}`, display: `${clinician.given} ${clinician.family}, MD` };
@@ -151,7 +156,7 @@ export function ariaClinician(clinician: Clinician): JsonObject {
 }
 
 function names(person: Person): JsonObject[] {
-  const official = { use: 'official', family: person.family, given: person.given };
+  const official = { use: 'official', text: displayName(person), family: person.family, given: person.given };
   return person.latin ? [official, { use: 'usual', family: person.latin.family, given: person.latin.given }] : [official];
 }
 
