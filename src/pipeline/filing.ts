@@ -130,7 +130,7 @@ export function createFiling(parts: {
       authorities: config.authorities,
       identities: { patient: draft.subject.pat, resourceId: (type, id) => ids[`${type}/${id}`] },
       documentType: { code: category.loinc, display: category.title },
-      binaryId: binaryId(manifest.document, manifest.version),
+      binaryId: `${manifest.document}-pdf`,
     };
     const embedded = bundleBytes(toBundle(input).bundle);
     const sources = files.map(({ title, mediaType, bytes }) => ({ name: title, mediaType, bytes }));
@@ -150,7 +150,7 @@ export function createFiling(parts: {
       bundle: embedded,
     });
     // What is served says of the PDF what the Bundle inside it could not: its size and hashes.
-    const served = toBundle({
+    const served: JsonObject[] = toBundle({
       ...input,
       pdf: {
         sizeBytes: pdf.length,
@@ -158,6 +158,7 @@ export function createFiling(parts: {
         sha256Hex: createHash('sha256').update(pdf).digest('hex'),
       },
     }).resources.filter((resource) => resource['resourceType'] !== 'Patient');
+    served.push(...binaries(manifest.document));
     const millis = millisOf(clinicalTime);
     return {
       draft,
@@ -332,7 +333,10 @@ function referencesIn(value: unknown): string[] {
   return Object.entries(value).flatMap(([key, item]) => (key === 'reference' && typeof item === 'string' ? [item] : referencesIn(item)));
 }
 
-/** The PDF of one document version, as its DocumentReference names it. */
-function binaryId(document: string, version: number): string {
-  return `${document}-${version}`;
+/** The two parts of a sealed object as the facade serves them; their bytes stay in the object. Ids stay over versions. */
+function binaries(document: string): JsonObject[] {
+  return [
+    { resourceType: 'Binary', id: `${document}-pdf`, contentType: 'application/pdf' },
+    { resourceType: 'Binary', id: `${document}-fhir`, contentType: 'application/fhir+json' },
+  ];
 }

@@ -109,11 +109,15 @@ export async function documentVersionsAfter(
     select ${COLUMNS} from document_version where (document, version) > (${after.document}, ${after.version}) order by document, version limit ${limit}`);
 }
 
-/** A withdrawn version now lies sealed to the institution alone, under a new name. */
-export async function movePointer(tx: Sql, document: string, version: number, pointer: string, sizeBytes: number): Promise<void> {
-  await tx.query(
-    sql`update document_version set pointer = ${pointer}, size_bytes = ${sizeBytes}, key_version = 0 where document = ${document} and version = ${version}`,
-  );
+/** A withdrawn version now lies sealed to the institution alone, under a new name; key version 0 says so. */
+export async function movePointer(
+  tx: Sql,
+  moved: { document: string; version: number; pointer: string; ciphertextHash: string; commitment: string; sizeBytes: number; header: Buffer },
+): Promise<void> {
+  await tx.query(sql`
+    update document_version set pointer = ${moved.pointer}, ciphertext_hash = ${moved.ciphertextHash}, commitment = ${moved.commitment},
+      size_bytes = ${moved.sizeBytes}, header = ${moved.header}, key_version = 0
+    where document = ${moved.document} and version = ${moved.version}`);
 }
 
 /** Ids that source resources got, the same over versions and rebuilds; missing ones are made. */

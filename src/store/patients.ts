@@ -44,18 +44,26 @@ export async function getPatient(sqlOn: Sql, pat: string): Promise<PatientRow | 
   return row;
 }
 
-/** A source's own patient id to our pseudonym; `pat` null while it is not matched (or held for a person). */
-export async function linkSourcePatient(tx: Sql, source: string, key: string, pat: string | null, sealedId: Buffer): Promise<void> {
+/** A source's own patient id to our pseudonym; without one, `reason` says why (test patient, unknown, held for a person). */
+export async function linkSourcePatient(
+  tx: Sql,
+  link: { source: string; key: string; pat: string | null; reason: string | null; sealedId: Buffer },
+): Promise<void> {
   await tx.query(sql`
-    insert into source_patient (source, key, pat, source_id) values (${source}, ${key}, ${pat}, ${sealedId})
-    on conflict (source, key) do update set pat = excluded.pat`);
+    insert into source_patient (source, key, pat, reason, source_id)
+    values (${link.source}, ${link.key}, ${link.pat}, ${link.reason}, ${link.sealedId})
+    on conflict (source, key) do update set pat = excluded.pat, reason = excluded.reason`);
 }
 
-export async function patientsOfKeys(sqlOn: Sql, source: string, keys: readonly string[]): Promise<Map<string, string | null>> {
-  const rows = await sqlOn.query<{ key: string; pat: string | null }>(
-    sql`select key, pat from source_patient where source = ${source} and key = any(${keys})`,
+export async function sourcePatients(
+  sqlOn: Sql,
+  source: string,
+  keys: readonly string[],
+): Promise<Map<string, { pat: string | null; reason: string | null }>> {
+  const rows = await sqlOn.query<{ key: string; pat: string | null; reason: string | null }>(
+    sql`select key, pat, reason from source_patient where source = ${source} and key = any(${keys})`,
   );
-  return new Map(rows.map((row) => [row.key, row.pat]));
+  return new Map(rows.map((row) => [row.key, row]));
 }
 
 export async function sourcePatientIds(sqlOn: Sql, source: string): Promise<{ key: string; source_id: Buffer }[]> {

@@ -37,6 +37,8 @@ export interface NewRecord {
   content: string;
   raw: Buffer;
   sealedFor: string | null;
+  /** Sealed versionId of the source. */
+  versionId: Buffer;
   lastUpdated: Date | null;
   current: boolean;
   deleted: boolean;
@@ -95,15 +97,15 @@ export async function insertRecords(tx: Sql, records: readonly NewRecord[]): Pro
       reason = case when outcome = 'pending' then 'SUPERSEDED' else reason end
     where key = any(${supersedes}) and current`);
   await tx.query(sql`
-    insert into record (rec, source, stream, type, key, version_key, content, raw, sealed_for, last_updated, current, deleted, outcome, reason, rule,
+    insert into record (rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, deleted, outcome, reason, rule,
       config_hash, category, pat, not_before, decided_at)
-    select rec, source, stream, type, key, version_key, content, raw, sealed_for, last_updated, current, deleted, outcome, reason, rule,
+    select rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, deleted, outcome, reason, rule,
       config_hash, category, pat, coalesce(not_before, now()), now() from unnest(${column('rec')}::text[], ${column('source')}::text[], ${column('stream')}::text[], ${column('type')}::text[],
       ${column('key')}::text[], ${column('versionKey')}::text[], ${column('content')}::text[], ${column('raw')}::bytea[],
-      ${column('sealedFor')}::text[], ${column('lastUpdated')}::timestamptz[], ${column('current')}::boolean[], ${column('deleted')}::boolean[],
+      ${column('sealedFor')}::text[], ${column('versionId')}::bytea[], ${column('lastUpdated')}::timestamptz[], ${column('current')}::boolean[], ${column('deleted')}::boolean[],
       ${column('outcome')}::text[], ${column('reason')}::text[], ${column('rule')}::text[], ${column('configHash')}::text[],
       ${column('category')}::text[], ${column('pat')}::text[], ${column('notBefore')}::timestamptz[])
-      as t(rec, source, stream, type, key, version_key, content, raw, sealed_for, last_updated, current, deleted, outcome, reason, rule,
+      as t(rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, deleted, outcome, reason, rule,
         config_hash, category, pat, not_before)
     on conflict (version_key) do nothing`);
   const links = records.flatMap((record) => record.links.map((link) => ({ rec: record.rec, ...link })));
@@ -186,6 +188,14 @@ export async function previousVersions(sqlOn: Sql, keys: readonly string[]): Pro
     select distinct on (key) ${COLUMNS} from record where key = any(${keys}) and not current and not deleted order by key, seq desc`);
 }
 
+/** The sealed versionId of the newest version under a key, so that a sweep need not fetch what has not changed. */
+export async function newestVersionId(sqlOn: Sql, key: string): Promise<{ rec: string; versionId: Buffer } | undefined> {
+  const [row] = await sqlOn.query<{ rec: string; version_id: Buffer }>(
+    sql`select rec, version_id from record where key = ${key} order by seq desc limit 1`,
+  );
+  return row === undefined ? undefined : { rec: row.rec, versionId: row.version_id };
+}
+
 export async function decide(
   tx: Sql,
   recs: readonly string[],
@@ -194,4 +204,23 @@ export async function decide(
   if (recs.length === 0) return;
   await tx.query(sql`
     update record set outcome = ${decision.outcome}, reason = ${decision.reason}, decided_at = now() where rec = any(${recs})`);
+}
+
+/** Nothing changed but what a document does not show (only meta): the records belong to the version that is filed. */
+export async function markOwn(
+  tx: Sql,
+  recs: readonly string[],
+  subject: { sub: string; document: string; version: number; category: string },
+): Promise<void> {
+  if (recs.length === 0) return;
+  await tx.query(sql`
+    update record set outcome = 'own', reason = null, sub = ${subject.sub}, document = ${subject.document}, document_version = ${subject.version},
+      category = ${subject.category}, decided_at = now()
+    where rec = any(${recs})`);
+}
+
+/** Another subject takes these records over. */
+export async function releaseRecords(tx: Sql, recs: readonly string[]): Promise<void> {
+  await tx.query(sql`
+    update record set outcome = 'pending', sub = null, document = null, document_version = null where rec = any(${recs})`);
 }

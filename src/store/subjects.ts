@@ -58,10 +58,13 @@ export async function emptiedSubjects(sqlOn: Sql, subs: readonly string[]): Prom
       and not exists (select 1 from record r where r.sub = s.sub and r.current and r.outcome = 'own')`);
 }
 
-/** Marks a subject withdrawn; false where it was already. The reason stays here, off the ledger. */
+/**
+ * Marks a subject withdrawn; false where it was already. The reason stays here, off the ledger. Its name becomes free: a withdrawal
+ * is for good, so the same thing stated again is a new document.
+ */
 export async function markWithdrawn(tx: Sql, sub: string, reason: string): Promise<boolean> {
   const rows = await tx.query(sql`
-    update subject set withdrawn_at = now(), withdrawn_reason = ${reason}, own_hash = null where sub = ${sub} and withdrawn_at is null returning sub`);
+    update subject set withdrawn_at = now(), withdrawn_reason = ${reason}, own_hash = null, key = key || '#' || sub where sub = ${sub} and withdrawn_at is null returning sub`);
   return rows.length > 0;
 }
 

@@ -14,7 +14,7 @@ create table patient (
 create table patient_identifier (authority text not null, blind text not null, pat text not null references patient, primary key (authority, blind));
 create index patient_identifier_pat on patient_identifier (pat);
 -- A source's own patient ids, for references and sweeps.
-create table source_patient (source text not null, key text not null, pat text references patient, source_id bytea not null, primary key (source, key));
+create table source_patient (source text not null, key text not null, pat text references patient, reason text, source_id bytea not null, primary key (source, key));
 
 create table record (
   rec text primary key,
@@ -23,7 +23,8 @@ create table record (
   version_key text not null,              -- HMAC(source|type|id|versionId|content): same version and content = same row
   content text not null,                  -- HMAC(content without meta): a change of meta alone makes no new document
   raw bytea not null,                     -- sealed {id, versionId, lastUpdated, bytes, attachments}
-  sealed_for text,                        -- 'pat-…/category' or null: intake key
+  sealed_for text,                        -- 'pat-…/category', 'directory', or null: intake key
+  version_id bytea not null,              -- sealed: what the source calls this version
   last_updated timestamptz,
   received_at timestamptz not null default now(),
   seq bigint generated always as identity,
