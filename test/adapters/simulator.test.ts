@@ -227,6 +227,25 @@ describe('against the simulator', () => {
     assert.deepEqual(simulator.control.strangerRequests(), []);
   });
 
+  it('a deletion at a source with _lastUpdated is seen by the rescan in rotation (edge case 14)', async () => {
+    const labs = EHR_STREAMS[0];
+    assert.ok(labs?.strategy === 'last-updated');
+    const source = ehr(simulator, { streams: [{ ...labs, rescanPatientsPerPull: 3 }] });
+    const intake = createMemoryIntake();
+    await pullInto(source, 'labs', intake);
+    simulator.control.step('lab-deleted');
+    const gone = new Set<string>();
+    for (let round = 0; round < 6; round++) {
+      intake.changes = [];
+      await pullInto(source, 'labs', intake);
+      for (const name of intake.changes) if (intake.records.get(name)?.deleted) gone.add(name);
+    }
+    await source.close();
+    const wanted = simulator.truth().records.filter(({ stream, current: newest, deleted }) => stream === 'ehr/labs' && newest && deleted);
+    assert.ok(wanted.length >= 4);
+    assert.deepEqual([...gone].sort(), wanted.map(({ type, id }) => `${type}/${id}`).sort());
+  });
+
   it('tokens that end mid-run and throttling pass unnoticed', async () => {
     const source = aria(simulator);
     const intake = createMemoryIntake();

@@ -3,6 +3,7 @@ import { createCompletion } from './completion.ts';
 import { type LastUpdatedMark, lookBack, readMark, type SearchState } from './marks.ts';
 import type { Dialect, LastUpdatedStream } from './options.ts';
 import { type PullMeter, type SearchPage, walkPages } from './page-chain.ts';
+import { type PatientReading, readPatient, rotateIds, sortIds, takeWarnings } from './patient-records.ts';
 import { parseTemplate, searchUrl } from './search-template.ts';
 import { refusal, type Session } from './session.ts';
 
@@ -84,6 +85,25 @@ export async function* pullByLastUpdated(
         break;
       }
     }
+  }
+  if (stream.rescanPatientsPerPull) {
+    const reading: PatientReading = {
+      session,
+      dialect,
+      searches: stream.searches.map(parseTemplate),
+      pageSize: stream.pageSize,
+      completion,
+      meter,
+      context,
+      refused: new Set(),
+      pending: [],
+    };
+    for (const id of rotateIds(sortIds(await context.knownPatients()), mark.rotation).slice(0, stream.rescanPatientsPerPull)) {
+      yield* readPatient(reading, id);
+      mark.rotation = id;
+      yield { records: [], mark: JSON.stringify(mark), ...takeWarnings(reading) };
+    }
+    failure ??= reading.failure;
   }
   if (failure) throw failure;
 }

@@ -9,6 +9,8 @@ export interface LastUpdatedMark {
   strategy: 'last-updated';
   /** By template text, so that a search added to the config begins at its beginning. */
   searches: Record<string, SearchState>;
+  /** Last patient read again; the next pull goes on behind it. */
+  rotation?: string;
 }
 export interface SearchState {
   /** Server instant up to which everything is stored; absent before the first chain ended. */

@@ -115,6 +115,11 @@ export interface LastUpdatedStream {
   pageSize: number;
   /** `_sort` value, where the server offers one; absent: not sent. */
   sort?: string | undefined;
+  /**
+   * Known patients whose records are read again in each pull, in rotation, by the same searches with `patient=<id>`: the
+   * safety net for late arrivals, and the only way in which a deletion is seen. Absent or 0: none.
+   */
+  rescanPatientsPerPull?: number | undefined;
   follow: FollowOptions;
 }
 
