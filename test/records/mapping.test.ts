@@ -333,7 +333,7 @@ test('classify: the built-in rules over what servers really send', { skip: sampl
   const counts = new Map<string, number>();
   for (const resource of bundleResources('synthea/Darin_Skiles_31c343e9-5d7f-444e-9be4-56b1a6ec6146.trimmed.json')) {
     const found = classify(resource, { source: 's', stream: 't' });
-    const name = `${String(resource['resourceType'])} ${found.category ?? found.reason}`;
+    const name = `${textOf(resource['resourceType']) ?? ''} ${found.category ?? found.reason}`;
     counts.set(name, (counts.get(name) ?? 0) + 1);
   }
   assert.equal(counts.get('Observation laboratory'), 30);
