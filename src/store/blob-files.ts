@@ -9,9 +9,8 @@ const NAME = /^([a-z][a-z0-9-]{0,63})\/(envelopes\/)?([0-9a-f]{64})$/;
 
 /**
  * Blobs in a directory: `<directory>/<inst>/[envelopes/]<2 hex>/<2 hex>/<sha256>`. A put writes a temporary file, fsyncs,
- * renames, fsyncs the folder (and those that it made): a name that exists is whole, and is still there after a power
- * loss. A name already there with
- * the same bytes is left alone. No store is listed.
+ * renames, fsyncs the folder (and those that it made): a name that exists is whole, and is still there after a power loss.
+ * A name already there with the same bytes is left alone. No store is listed.
  */
 export function createFileBlobs(options: { directory: string }): BlobStore {
   const { directory } = options;

@@ -18,17 +18,18 @@ export function requireOnBehalf(request: {
   if (actor.kind === 'patient' ? actor.id !== patient : actor.kind !== 'registrar')
     refuse('The actor is neither this patient nor a registrar.');
   const payload = parse(request.payload) ?? refuse('The statement is not a JSON object.');
-  if (!names(payload['patient'], institution, patient)) refuse('The statement is about another patient.');
+  if (payload['institution'] !== institution || payload['patient'] !== patient) refuse('The statement is about another patient.');
   const onBehalf = payload['onBehalf'];
-  const accepted = actor.kind === 'patient' ? [patient, 'patient'] : [actor.id, `member:${institution}:${actor.id}`];
+  const accepted = actor.kind === 'patient' ? [patient] : [actor.id, `member:${institution}:${actor.id}`];
   if (typeof onBehalf !== 'string' || !accepted.includes(onBehalf)) refuse('The statement does not say on whose behalf it is signed.');
 }
 
-/** A patient is named by the pair (institution, `pat-…`); flat payloads may carry the institution beside it. */
-function names(value: unknown, institution: string, patient: string): boolean {
-  if (typeof value === 'string') return value === patient || value === `${institution}/${patient}`;
-  if (Array.isArray(value)) return value.length === 2 && value[0] === institution && value[1] === patient;
-  return false;
+/** The way around `requireOnBehalf` is closed: as itself the institution signs nothing that names an actor. Throws CUSTODY_REFUSED. */
+export function refuseOnBehalf(payload: string): void {
+  const statement = parse(payload);
+  if (statement === undefined || (statement['onBehalf'] ?? null) !== null) {
+    throw new CodedError('CUSTODY_REFUSED', { diagnostics: 'A statement on behalf of somebody is signed for its patient only.' });
+  }
 }
 
 function parse(text: string): Record<string, unknown> | undefined {

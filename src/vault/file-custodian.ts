@@ -14,7 +14,7 @@ import { compactDecrypt } from 'jose';
 import { CodedError } from '../errors.ts';
 import { canonicalJson } from './canonical-json.ts';
 import type { CategoryKey, Custodian, DocumentKeyWrap, PublicJwk } from './custodian.ts';
-import { requireOnBehalf } from './custody.ts';
+import { refuseOnBehalf, requireOnBehalf } from './custody.ts';
 import { lockDirectory } from './directory-lock.ts';
 import { openEnvelope, sealEnvelope } from './envelope.ts';
 import { openKeyLog } from './key-log.ts';
@@ -90,7 +90,7 @@ async function makeHeader(institution: string, passphrase: string): Promise<stri
 }
 
 async function openMaster(line: string, institution: string, passphrase: string): Promise<KeyObject> {
-  const header = parseLine<Header>(line);
+  const header = parseLine(line) as Header;
   if (header.format !== 'oncobridge-keys/1' || typeof header.kdf !== 'object' || header.kdf === null || typeof header.master !== 'string') {
     throw new CodedError('KEYS_BROKEN', { diagnostics: 'The header of the key store is of another format.' });
   }
@@ -124,7 +124,7 @@ function build(institution: string, master: KeyObject, log: Awaited<ReturnType<t
 
   const seen = new Map<string, string>();
   for (const line of log.lines) {
-    const record = parseLine<{ k: string; w: string; u?: 'patient'; p?: PublicJwk }>(line);
+    const record = parseLine(line) as { k: string; w: string; u?: 'patient'; p?: PublicJwk };
     if (typeof record.k !== 'string' || typeof record.w !== 'string')
       throw new CodedError('KEYS_BROKEN', { diagnostics: 'A record is malformed.' });
     // A compaction may write a record that was waiting to be appended; the same bytes again say nothing new.
@@ -245,7 +245,10 @@ function build(institution: string, master: KeyObject, log: Awaited<ReturnType<t
       const [s, e] = await Promise.all([signing(), encryption()]);
       return { signing: { ...s.publicJwk, use: 'sig', alg: 'ES256' }, encryption: { ...e.publicJwk, use: 'enc', alg: 'ECDH-ES+A256KW' } };
     },
-    signAsInstitution: jws,
+    async signAsInstitution(typ, payload) {
+      refuseOnBehalf(payload);
+      return jws(typ, payload);
+    },
     async signBytes(bytes) {
       return es256((await signing()).key, bytes);
     },
@@ -341,10 +344,11 @@ function build(institution: string, master: KeyObject, log: Awaited<ReturnType<t
   };
 }
 
-function parseLine<T>(line: string): T {
+/** Members are checked where they are used. */
+function parseLine(line: string): object {
   try {
     const value: unknown = JSON.parse(line);
-    if (typeof value === 'object' && value !== null) return value as T;
+    if (typeof value === 'object' && value !== null) return value;
   } catch {
     // falls through: what was written is never shown
   }
