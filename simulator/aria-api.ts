@@ -78,7 +78,7 @@ export interface TokenIssuer {
 }
 
 /** A grant from scopes in SMART v2 (`system/X.rs`) and v1 (`system/X.read`) form. */
-export function grantOf(scopes: readonly string[]): (type: string, right: 'r' | 's') => boolean {
+function grantOf(scopes: readonly string[]): (type: string, right: 'r' | 's') => boolean {
   return (type, right) =>
     scopes.some((scope) => {
       const parts = /^(?:system|user)\/([A-Za-z]+|\*)\.([a-z*]+)$/.exec(scope);

@@ -6,7 +6,7 @@ import { courseDrafts } from './stories/courses.ts';
 import { type Report, reportDrafts } from './stories/labs.ts';
 import { HISTORY_AND_PHYSICAL, noteDraft } from './stories/notes.ts';
 import { appointment, ariaPatientResource, CLINICIANS, ehrPatientResource, type Person } from './stories/people.ts';
-import { smallCourse } from './stories/story-courses.ts';
+import { simpleCourse } from './stories/story-courses.ts';
 
 /** Records that each generated patient brings in the four streams (two reports of three results, a note, a course). */
 export const RECORDS_PER_EXTRA_PATIENT = 18;
@@ -58,7 +58,7 @@ export function extraPerson(seed: string, n: number): Person {
 }
 
 /** All records of the n-th generated patient. */
-export function extraDrafts(seed: string, n: number): Draft[] {
+function extraDrafts(seed: string, n: number): Draft[] {
   const person = extraPerson(seed, n);
   const day = (back: number) => new Date(Date.UTC(2026, 1, 20 - back - draw(60, seed, n, back))).toISOString().slice(0, 10);
   const directory = { stream: 'directory', expect: { outcome: 'directory' } } as const;
@@ -117,7 +117,7 @@ export function extraDrafts(seed: string, n: number): Draft[] {
   );
   const given = 1 + draw(10, seed, n, 'given');
   const start = day(20);
-  const course = smallCourse({
+  const course = simpleCourse({
     person,
     serial: 500_000 + n,
     name: 'C1',

@@ -44,7 +44,7 @@ export interface LoggedRequest {
   status: number;
 }
 
-export interface FhirServerParts {
+interface FhirServerParts {
   profile: FhirProfile;
   store: RecordStore;
   binaries: ReadonlyMap<string, BinaryContent>;

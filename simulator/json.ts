@@ -2,7 +2,7 @@
  * JSON as the simulated servers write it. A decimal is kept as the text that the source typed, so that 2.00 goes out as
  * 2.00: FHIR R4 says that the precision of a decimal matters (http://hl7.org/fhir/R4/datatypes.html#decimal).
  */
-export interface Decimal {
+interface Decimal {
   readonly rawJSON: string;
 }
 export type Json = string | number | boolean | null | Decimal | readonly Json[] | JsonObject;

@@ -74,7 +74,7 @@ export function matchesToken(wanted: string, tokens: readonly string[]): boolean
 }
 
 /** First and last millisecond of a FHIR date, dateTime or instant; without an offset it is taken as UTC. */
-export function dateRange(value: string): readonly [number, number] | undefined {
+function dateRange(value: string): readonly [number, number] | undefined {
   const parts = /^(\d{4})(-\d{2})?(-\d{2})?(T\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:\d{2})?)?$/.exec(value);
   if (!parts) return undefined;
   const [, year, month, day, time, seconds, fraction, offset] = parts;

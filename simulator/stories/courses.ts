@@ -9,13 +9,13 @@ const VARIAN = 'http://varian.com/fhir/v1/StructureDefinition/';
 const NAMED = 'http://varian.com/fhir/identifier/';
 
 /** STU1 and ARIA so far; STU2 (aria-and-oncology.md section 5.4 item 1). */
-export type Category = '108290001' | '1287742003';
-export type ModalityName = keyof typeof MODALITIES;
+type Category = '108290001' | '1287742003';
+type ModalityName = keyof typeof MODALITIES;
 const MODALITIES = {
   photons: { code: '1156506007', display: 'External beam radiation therapy using photons (procedure)' },
   electrons: { code: '45643008', display: 'External beam radiation therapy using electrons (procedure)' },
 } as const;
-export type TechniqueName = keyof typeof TECHNIQUES;
+type TechniqueName = keyof typeof TECHNIQUES;
 const TECHNIQUES = {
   conformal: { code: '1162782007', display: 'Three dimensional external beam radiation therapy (procedure)' },
   vmat: { code: '1156530009', display: 'Volumetric modulated arc therapy (procedure)' },
@@ -57,7 +57,7 @@ export interface Planned {
 type RequestStatus = 'active' | 'completed' | 'revoked' | 'on-hold';
 type TreatmentStatus = 'in-progress' | 'completed' | 'stopped' | 'entered-in-error';
 
-export interface Phase {
+interface Phase {
   serial: number;
   name: string;
   phaseId: string;
@@ -107,8 +107,6 @@ export interface Course {
   sites: readonly { local: string; snomed?: string; display?: string }[];
   reirradiation?: boolean;
   volumes: readonly Volume[];
-  /** Volumes that an earlier course of the patient already brought. */
-  sharedVolumes?: readonly Volume[];
   delivered: readonly Delivered[];
   planned: readonly Planned[];
   phases: readonly Phase[];
@@ -122,7 +120,7 @@ export interface Course {
 }
 
 /** The name of a course's subject. */
-export function courseSubject(course: { person: Person; serial: number }): string {
+function courseSubject(course: { person: Person; serial: number }): string {
   return `radiation-dose:aria:course/${course.person.ariaSerial}-${course.serial}`;
 }
 
@@ -464,7 +462,7 @@ function treatedPlan(course: Course, plan: Plan, status: TreatmentStatus): Resou
 }
 
 /** A reference point: a name and a type, no anatomy. */
-export function volumeResource(person: Person, volume: Volume): Resource {
+function volumeResource(person: Person, volume: Volume): Resource {
   const uid = `urn:oid:1.2.826.0.1.3680043.10.999.${person.ariaSerial}.${volume.serial}`;
   const types = {
     PTV: { snomed: '228793007', display: 'Planning target volume (observable entity)' },

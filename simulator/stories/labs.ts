@@ -18,7 +18,7 @@ interface Analyte {
   rangeText?: string;
 }
 
-export const ANALYTES = {
+const ANALYTES = {
   wbc: { loinc: '6690-2', text: 'Leukocytes', unit: '10*3/uL', low: '4.0', high: '10.5' },
   rbc: { loinc: '789-8', text: 'Erythrocytes', unit: '10*6/uL', low: '3.80', high: '5.10' },
   hgb: { loinc: '718-7', text: 'Hemoglobin', unit: 'g/dL', low: '12.0', high: '15.5' },
@@ -57,7 +57,7 @@ export const ANALYTES = {
   urineProtein: { loinc: '2888-6', text: 'Protein, urine', unit: 'mg/dL', high: '15' },
   circulatingTumour: { local: 'CTC7', text: 'Circulating tumour cells (in-house)', unit: '{cells}/7.5mL' },
 } as const satisfies Record<string, Analyte>;
-export type AnalyteName = keyof typeof ANALYTES;
+type AnalyteName = keyof typeof ANALYTES;
 
 const PANELS = {
   cbc: { loinc: '58410-2', text: 'CBC panel - Blood by Automated count' },
@@ -68,7 +68,7 @@ const PANELS = {
   coagulation: { loinc: '34528-0', text: 'PT panel - Platelet poor plasma by Coagulation assay' },
   urinalysis: { loinc: '24356-8', text: 'Urinalysis complete panel - Urine' },
 } as const;
-export type PanelName = keyof typeof PANELS;
+type PanelName = keyof typeof PANELS;
 
 /** One result; `value` alone is a number in the analyte's unit, its digits kept as typed. */
 export interface Result {
@@ -106,7 +106,7 @@ export interface Report {
 }
 
 /** The names of the records of a report's subject. */
-export function reportSubject(id: string): string {
+function reportSubject(id: string): string {
   return `laboratory:ehr:DiagnosticReport/${id}`;
 }
 
@@ -149,7 +149,7 @@ export function reportDrafts(report: Report): Draft[] {
 }
 
 /** An Observation of a report. */
-export function observation(report: Report, result: Result): Resource {
+function observation(report: Report, result: Result): Resource {
   const analyte: Analyte = ANALYTES[result.analyte];
   const ends = report.status === 'cancelled' ? 'cancelled' : undefined;
   const follows = report.status === 'preliminary' || report.status === 'registered' ? report.status : 'final';

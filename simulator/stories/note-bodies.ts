@@ -1,7 +1,7 @@
 import { PDFDocument, type PDFFont, StandardFonts } from 'pdf-lib';
 
 /** Text of the notes, in the order that a clinician dictates them. Invented throughout. */
-export interface Narrative {
+interface Narrative {
   title: string;
   patientLine: string;
   sections: readonly (readonly [heading: string, text: string])[];

@@ -21,10 +21,10 @@ export const DOCUMENT_TYPES = {
   consultation: { code: '640', display: 'Radiation Oncology Consultation' },
   outsideRecord: { code: '989', display: 'Scanned Outside Record' },
 } as const;
-export const DOCUMENT_TYPE_SYSTEM = 'http://varian.com/fhir/CodeSystem/DocumentReference/documentreference-type';
+const DOCUMENT_TYPE_SYSTEM = 'http://varian.com/fhir/CodeSystem/DocumentReference/documentreference-type';
 
 /** Where an attachment's bytes are: in the resource, behind a Binary, or at a path that only Windows knows. */
-export type Attachment =
+type Attachment =
   | { kind: 'inline'; contentType: string; bytes: Uint8Array; title: string }
   | { kind: 'binary'; contentType: string; bytes: Uint8Array; title: string; id: string; absolute?: boolean }
   | { kind: 'unc'; contentType: string; path: string; title: string };

@@ -2,8 +2,8 @@ import type { JsonObject, Resource } from '../json.ts';
 import type { Draft } from '../record-store.ts';
 
 /** Identifier system of the EHR's medical record numbers; ARIA carries the same number as ARIAID1. */
-export const MRN_SYSTEM = 'urn:oid:2.16.840.1.113883.19.5';
-export const ARIA_ID1_SYSTEM = 'http://varian.com/fhir/identifier/Patient/ARIAID1';
+const MRN_SYSTEM = 'urn:oid:2.16.840.1.113883.19.5';
+const ARIA_ID1_SYSTEM = 'http://varian.com/fhir/identifier/Patient/ARIAID1';
 
 export interface Person {
   /** Names the person in truth() and in tests; never on the wire. */
@@ -145,7 +145,7 @@ export function ariaPatient(person: Person): JsonObject {
 export function ariaPatientId(person: Person): string {
   return `Patient-${person.ariaSerial}`;
 }
-export function displayName(person: Person): string {
+function displayName(person: Person): string {
   return person.familyFirst ? `${person.family} ${person.given.join(' ')}` : `${person.given.join(' ')} ${person.family}`;
 }
 export function ehrClinician(clinician: Clinician): JsonObject {

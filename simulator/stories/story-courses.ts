@@ -1,4 +1,4 @@
-import { type Course, courseSubject, type Delivered, type Planned, type Volume } from './courses.ts';
+import type { Course, Delivered, Planned, Volume } from './courses.ts';
 import { PEOPLE } from './people.ts';
 
 /** Doses as the server writes them: cGy with one decimal at least. */
@@ -297,7 +297,7 @@ export function revisedCourse(): Course {
 }
 
 /** One phase, one plan, one volume. */
-function simpleCourse(
+export function simpleCourse(
   parts: Pick<
     Course,
     'person' | 'serial' | 'name' | 'category' | 'intent' | 'status' | 'diagnosis' | 'sites' | 'recorded' | 'recordedTreatment'
@@ -510,7 +510,3 @@ export function leftOutCourses(): Course[] {
     }),
   ];
 }
-
-/** Small course of a generated patient. */
-export const smallCourse = simpleCourse;
-export { courseSubject };

@@ -6,7 +6,7 @@ import { CLINICIANS, PEOPLE } from './people.ts';
 import type { StepName } from './steps.ts';
 
 /** PDFs are made once, before the stories are told. */
-export interface NoteFiles {
+interface NoteFiles {
   seoyeon: Uint8Array;
   whitcombe: Uint8Array;
 }

