@@ -22,7 +22,7 @@ export const EHR_SCOPES = Object.keys(PARAMETERS)
 /** A US Core server: system-wide search by `_lastUpdated`, next links that say nothing. */
 export const EHR_PROFILE: FhirProfile = {
   source: 'ehr',
-  path: '/api/FHIR/R4',
+  path: '/fhir/r4',
   software: { name: 'Simulated EHR', version: '2026.1' },
   parameters: PARAMETERS,
   multipleValues: true,

@@ -1,4 +1,4 @@
-/** Runs the simulator by itself: `node simulator/main.ts --aria-port 55370 --token-port 44333 --ehr-port 8090`. */
+/** Runs the simulator by itself: `node simulator/main.ts --key-file ehr.pem`. */
 import { writeFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
@@ -8,9 +8,9 @@ import { STEPS, type StepName } from './stories/steps.ts';
 
 const HELP = `Usage: node simulator/main.ts [options]
 
-  --aria-port N      port of the ARIA API (default: any free one)
-  --token-port N     port of its token service
-  --ehr-port N       port of the EHR
+  --aria-port N      port of the ARIA API (8491; 0: any free one)
+  --token-port N     port of its token service (8492)
+  --ehr-port N       port of the EHR (8490)
   --seed TEXT        secrets, keys and generated patients follow from it
   --today INSTANT    the simulated day
   --extra N          so many generated patients more
@@ -45,7 +45,11 @@ const number = (text: string | undefined): number => {
   return value;
 };
 const simulator = await createSimulator({
-  ports: { aria: number(values['aria-port']), ariaToken: number(values['token-port']), ehr: number(values['ehr-port']) },
+  ports: {
+    aria: number(values['aria-port'] ?? '8491'),
+    ariaToken: number(values['token-port'] ?? '8492'),
+    ehr: number(values['ehr-port'] ?? '8490'),
+  },
   extraPatients: number(values.extra),
   ...(values.seed === undefined ? {} : { seed: values.seed }),
   ...(values.today === undefined ? {} : { today: values.today }),

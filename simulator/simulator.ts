@@ -101,10 +101,10 @@ export async function createSimulator(options: SimulatorOptions = {}): Promise<S
   };
 
   const clientSecret = createHash('sha256').update(`${seed} aria client secret`).digest('base64url');
-  const ariaToken = createAriaTokenService({ seed, clientId: 'oncobridge-aria', clientSecret, faults });
+  const ariaToken = createAriaTokenService({ seed, clientId: 'oncobridge', clientSecret, faults });
   const { privateJwk, publicJwk } = clientKeyOf(seed);
   const origins = { aria: '', ehr: '', stranger: '' };
-  const smart = createSmartSignIn({ seed, clientId: 'oncobridge-ehr', publicJwk, faults, origin: () => origins.ehr });
+  const smart = createSmartSignIn({ seed, clientId: 'oncobridge', publicJwk, faults, origin: () => origins.ehr });
 
   const fhir = (source: SourceName) =>
     createFhirServer({
@@ -239,14 +239,14 @@ export async function createSimulator(options: SimulatorOptions = {}): Promise<S
     aria: {
       baseUrl: baseUrl('aria'),
       tokenUrl: `http://127.0.0.1:${tokenPort}/tokenservice/connect/token`,
-      clientId: 'oncobridge-aria',
+      clientId: 'oncobridge',
       clientSecret,
       scopes: ARIA_SCOPES,
     },
     ehr: {
       baseUrl: baseUrl('ehr'),
       tokenUrl: `${origins.ehr}/oauth2/token`,
-      clientId: 'oncobridge-ehr',
+      clientId: 'oncobridge',
       privateKeyJwk: privateJwk,
       // The JWK's own type has more members than node's; the curve and numbers are the same.
       privateKeyPem: createPrivateKey({ key: { ...privateJwk }, format: 'jwk' })

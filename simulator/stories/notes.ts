@@ -17,7 +17,7 @@ import {
 
 /** ARIA's document types are numbers of the site. The first two are to be mapped to H&P; the third is what nobody mapped. */
 export const DOCUMENT_TYPES = {
-  historyAndPhysical: { code: '611', display: 'History and Physical' },
+  historyAndPhysical: { code: '572', display: 'History and Physical' },
   consultation: { code: '640', display: 'Radiation Oncology Consultation' },
   outsideRecord: { code: '989', display: 'Scanned Outside Record' },
 } as const;

@@ -187,7 +187,7 @@ function ariaNotes(done: ReadonlySet<StepName>, files: NoteFiles): Note[] {
         kind: 'binary',
         contentType: 'application/msword',
         bytes: files.whitcombe,
-        title: '611.doc',
+        title: '4410.doc',
         id: 'Binary-20000000000000000106',
       },
     },

@@ -527,7 +527,11 @@ test('faults act on the requests they are meant for, as often as told', async ()
 });
 
 test('runs by itself: prints where it listens, takes steps on its standard input, ends when told', { timeout: 15_000 }, async () => {
-  const child: ChildProcess = spawn(process.execPath, ['simulator/main.ts', '--json'], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const child: ChildProcess = spawn(
+    process.execPath,
+    ['simulator/main.ts', '--json', '--aria-port', '0', '--token-port', '0', '--ehr-port', '0'],
+    { stdio: ['pipe', 'pipe', 'inherit'] },
+  );
   try {
     assert.ok(child.stdout && child.stdin);
     const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
