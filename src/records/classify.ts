@@ -235,7 +235,7 @@ function loadFhirPath(): Promise<{ compile(expression: string): Evaluate }> {
 }
 
 /** FHIR R4 2.4.2: who does not know a modifier extension must not process the element. `implicitRules` is one by another name. */
-export function hasUnknownModifier(resource: JsonObject, known: ReadonlySet<string>): boolean {
+function hasUnknownModifier(resource: JsonObject, known: ReadonlySet<string>): boolean {
   if (stringOf(resource['implicitRules']) !== undefined && !known.has(stringOf(resource['implicitRules']) ?? '')) return true;
   return walk(resource, known);
 }

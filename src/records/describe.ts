@@ -85,8 +85,8 @@ const DIRECTORY = new Set(['Practitioner', 'PractitionerRole', 'Organization', '
 const LAB_SECTIONS = new Set(['LAB', 'CH', 'HM', 'MB', 'BLB', 'IMM', 'SR', 'TX', 'URN', 'GE']);
 const OBSERVATION_CATEGORY = 'http://terminology.hl7.org/CodeSystem/observation-category';
 const V2_0074 = 'http://terminology.hl7.org/CodeSystem/v2-0074';
-const WITHDRAWN = new Set(['entered-in-error', 'cancelled', 'not-done']);
-const DRAFT = new Set(['registered', 'draft', 'unknown']);
+const WITHDRAWN = new Set(['entered-in-error', 'cancelled']);
+const DRAFT = new Set(['registered', 'draft', 'preparation']);
 
 /** Describes one resource of a source. Total: whatever the JSON, it answers (type and id may be empty strings). */
 export function describe(resource: JsonObject): Description {

@@ -60,10 +60,6 @@ export function conceptText(concept: Json | undefined): string | undefined {
   }
   return undefined;
 }
-export function hasCode(concept: Json | undefined, system: string, codes: ReadonlySet<string>): boolean {
-  return codingsOf(concept).some((coding) => coding.system === system && codes.has(coding.code));
-}
-
 const REFERENCE = /(?:^|\/)([A-Z][A-Za-z]{2,63})\/([A-Za-z0-9.-]{1,64})(?:\/_history\/[A-Za-z0-9.-]{1,64})?$/;
 
 /**

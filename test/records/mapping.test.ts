@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { type ClassifierConfig, checkRules, compileClassifier } from '../../src/records/classify.ts';
 import { NOT_CLINICAL_RULE, RULE_SETS } from '../../src/records/default-rules.ts';
 import { describe } from '../../src/records/describe.ts';
@@ -299,6 +299,10 @@ test('subjects: a course key holds from planned-only to treated, and a shared vo
   const before = subjectsOf([planned]);
   const after = subjectsOf([planned, course('first', '2020-01-01', { identifier }), course('second', '2022-01-01', {}), volume]);
   assert.equal(before[0]?.key, after[0]?.key);
+  assert.deepEqual(
+    subjectsOf([volume]).map((subject) => subject.fileable),
+    [false],
+  );
   assert.equal(after.length, 2, 'a volume does not join two courses');
   assert.deepEqual(
     after.map((subject) => [subject.own.includes('BodyStructure/v'), subject.context]),
