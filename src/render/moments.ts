@@ -30,7 +30,7 @@ export function createClock(zone: string): Clock {
     return {
       date: spell(field['year'] ?? '', field['month'], field['day']),
       time: `${field['hour']}:${field['minute']}`,
-      offset: `UTC${offset}`,
+      offset: `UTC${offset === '+00:00' ? '' : offset}`,
     };
   };
   return {

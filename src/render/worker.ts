@@ -23,18 +23,15 @@ parentPort?.on('message', (job: RenderJob) => {
     },
     // The text of an unforeseen error may quote what was rendered: only its kind and place leave the thread.
     (error: unknown) => {
-      const place =
-        error instanceof Error
-          ? (error.stack
-              ?.split('\n')
-              .find((line) => line.includes('/render/'))
-              ?.trim() ?? '')
-          : '';
-      const reply: RenderReply = {
-        id: job.id,
-        failure: `${error instanceof Error ? error.name : 'unknown'} ${place.replace(/\(?[^ (]*\/render\//, '(')}`,
-      };
+      const reply: RenderReply = { id: job.id, failure: placeOf(error) };
       parentPort?.postMessage(reply);
     },
   );
 });
+
+/** `TypeError at results (laboratory.ts:63:23)`. */
+function placeOf(error: unknown): string {
+  if (!(error instanceof Error)) return 'unknown';
+  const frame = /^ +at (?:([\w.<>]+) \()?\S*\/render\/([\w-]+\.ts:\d+:\d+)\)?$/m.exec(error.stack ?? '');
+  return frame === null ? error.name : `${error.name} at ${frame[1] ?? 'top'} (${frame[2]})`;
+}

@@ -10,7 +10,7 @@ import type {
 } from '../../src/records/model.ts';
 
 const BASE: Omit<DocumentHeader, 'category' | 'title' | 'status'> = {
-  documentId: 'doc-7k2q4xn6zv3m5h2rw8pt9yb4ce',
+  documentId: 'doc-7k2q4xn6zv3m5h2rw6pt3yb4ce',
   version: 1,
   facility: 'Harborview Cancer Center, Radiation Oncology',
   patient: {
