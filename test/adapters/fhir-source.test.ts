@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { after, afterEach, before, describe, it } from 'node:test';
+import { array, asyncProperty, constant, assert as holds, integer, oneof, record } from 'fast-check';
 import { createAriaSource } from '../../src/adapters/aria/aria-source.ts';
 import { createFhirSource } from '../../src/adapters/fhir/fhir-source.ts';
 import type { LimitOptions, SourceOptions, StreamOptions } from '../../src/adapters/fhir/options.ts';
@@ -167,10 +168,10 @@ describe('what a server may do to us', () => {
   };
 
   it('keeps the exact text of a resource, decimals and spaces included', async () => {
-    const record = (await pull()).records.get('Observation/obs0');
-    assert.ok(record);
-    assert.equal(textOf(record), observation('obs0', '2026-01-01T10:00:00Z'));
-    assert.equal(record.lastUpdated, '2026-01-01T10:00:00Z');
+    const kept = (await pull()).records.get('Observation/obs0');
+    assert.ok(kept);
+    assert.equal(textOf(kept), observation('obs0', '2026-01-01T10:00:00Z'));
+    assert.equal(kept.lastUpdated, '2026-01-01T10:00:00Z');
   });
 
   it('takes the cursor from the server clock, however wrong ours is (edge cases 2, 3)', async () => {
@@ -272,7 +273,53 @@ describe('what a server may do to us', () => {
     const intake = await pull();
     assert.ok(intake.records.has('Observation/good'));
     assert.match(textOf(intake.records.get('Observation/bad') ?? assert.fail('bad is missing')), /NaN/);
-    assert.equal(intake.warnings.length, 1);
+    const unnamed = [...intake.records.keys()].filter((name) => name.startsWith('Observation/unnamed-'));
+    assert.equal(unnamed.length, 1);
+  });
+
+  it('holds what the server holds after any history of edits, removals and broken-off pulls', async () => {
+    const step = oneof(
+      record({ act: constant('put' as const), n: integer({ min: 1, max: 3 }), of: integer({ min: 1, max: 3 }) }),
+      record({ act: constant('remove' as const), n: integer({ min: 1, max: 3 }), of: integer({ min: 1, max: 3 }) }),
+      record({ act: constant('pull' as const), n: integer({ min: 1, max: 6 }), of: constant(0) }),
+    );
+    await holds(
+      asyncProperty(array(step, { maxLength: 15 }), async (steps) => {
+        const world = await startFixtureServer({ refuseRepeats: true });
+        fill(world);
+        const source = createAriaSource(options(world, [{ ...SWEEP, follow: { types: ['Patient'], attachments: true } } as StreamOptions]));
+        const intake = createMemoryIntake();
+        const held = new Map<string, string>();
+        for (const id of ['p1', 'p2', 'p3']) for (const n of [1, 2, 3]) held.set(`Procedure/c${n}-${id}`, '1');
+        let version = 1;
+        try {
+          for (const { act, n, of } of steps) {
+            const name = `c${n}-p${of}`;
+            if (act === 'pull') await pullInto(source, 'courses', intake, n);
+            else if (act === 'put') {
+              version += 1;
+              world.put(procedure(name, `p${of}`, String(version)));
+              held.set(`Procedure/${name}`, String(version));
+            } else {
+              world.remove('Procedure', name);
+              held.delete(`Procedure/${name}`);
+            }
+          }
+          // The first ends a sweep that was broken off, the second begins at the beginning.
+          await pullInto(source, 'courses', intake);
+          await pullInto(source, 'courses', intake);
+          const got = [...intake.records].filter(([name, { deleted }]) => name.startsWith('Procedure/') && !deleted);
+          assert.deepEqual(
+            got.map(([name, { versionId }]) => `${name} ${versionId}`).sort(),
+            [...held].map(([name, current]) => `${name} ${current}`).sort(),
+          );
+        } finally {
+          await source.close();
+          await world.close();
+        }
+      }),
+      { seed: Number(process.env.FC_SEED ?? 20260302), numRuns: 25 },
+    );
   });
 
   it('retries 429 with Retry-After in both forms, and gives up on a long one (edge case 13)', async () => {

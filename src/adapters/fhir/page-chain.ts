@@ -98,22 +98,32 @@ function readPage(session: Session, url: URL, answer: HttpAnswer): SearchPage {
 /** A record, or a warning where the entry holds none. */
 function readEntry(entry: ScannedEntry): ParsedRecord | string {
   if (!entry.resource) return 'An entry without a resource was left out.';
-  let resource: (Resource & { resourceType: string }) | undefined;
-  try {
-    resource = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(entry.resource)) as Resource;
-  } catch {
-    resource = undefined;
-  }
+  const resource = parseResource(entry.resource, true);
   if (resource?.resourceType === ('OperationOutcome' as string)) {
     const { codes } = summariseOutcome(resource);
     return `The source warns: ${codes.join(', ') || 'OperationOutcome without a code'}.`;
   }
-  // A damaged resource among sound ones: its text goes on under the name in fullUrl, so that it is quarantined with its bytes.
+  // A damaged resource among sound ones goes on with its bytes, to be quarantined and seen: under the name it still shows,
+  // else that of fullUrl, else one made of its content, so that the same damage is the same record.
+  const shown = resource ?? parseResource(entry.resource, false);
   const named = /([A-Z][A-Za-z]+)\/([A-Za-z0-9.-]{1,64})(?:\/_history\/[^/]+)?$/.exec(entry.fullUrl ?? '');
-  const type = resource?.resourceType ?? named?.[1];
-  const id = resource?.id ?? named?.[2];
-  if (typeof type !== 'string' || typeof id !== 'string') return 'An entry without type or id was left out.';
+  const type = nonEmpty(shown?.resourceType) ?? named?.[1] ?? 'Resource';
+  const id = nonEmpty(shown?.id) ?? named?.[2] ?? `unnamed-${createHash('sha256').update(entry.resource).digest('hex').slice(0, 40)}`;
   return { record: toRecord(type, id, resource, entry.resource), resource };
+}
+
+function nonEmpty(text: unknown): string | undefined {
+  return typeof text === 'string' && text !== '' ? text : undefined;
+}
+
+/** Undefined where the text is no JSON object, or (strictly) no UTF-8. */
+function parseResource(slice: Uint8Array, strict: boolean): Resource | undefined {
+  try {
+    const value = JSON.parse(new TextDecoder('utf-8', { fatal: strict }).decode(slice)) as unknown;
+    return typeof value === 'object' && value !== null ? (value as Resource) : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 /** A record whose bytes are a copy of `slice`, so that a kept record does not keep its whole page alive. */
