@@ -76,10 +76,6 @@ export function resealDocumentsArgument(entries: readonly Reseal[]): string {
   for (const [i, one] of entries.entries()) reseal.check(one, `entries[${i}]`);
   return canonicalize({ entries });
 }
-/** The entries of recordDocuments arguments as one argument: what the relay does with rows that carry one entry each. */
-export function joinRecordDocuments(argumentTexts: readonly string[]): string {
-  return canonicalize({ entries: argumentTexts.flatMap((text) => (JSON.parse(text) as { entries: Json[] }).entries) });
-}
 /** The argument of the queries `decide` and `decisionAt`. */
 export function questionArgument(facts: Infer<typeof question>): string {
   question.check(facts, '');

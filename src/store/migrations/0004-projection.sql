@@ -21,12 +21,15 @@ create table projection.member (inst text not null, mem text not null, role text
 create table projection.patient (inst text not null, pat text not null, custody boolean not null, status text not null, block bigint not null, primary key (inst, pat));
 create table projection.category_key (inst text not null, pat text not null, category text not null, version integer not null, public_jwk jsonb not null, block bigint not null,
   primary key (inst, pat, category, version));
+-- status of institution, member and patient is also 'alarmed': a state key of theirs was written in a way that does not follow from
+-- the contract (protocol section 4), so they are denied.
 -- Heads only: one row a (patient, grantor, grantee, category). grantor: 'patient' or 'member:<inst>:<mem>'. grantee: 'member:<inst>:<mem>', 'organization:<inst>', 'role:<role>'.
 create table projection.permission (inst text not null, pat text not null, grantor text not null, grantee text not null, category text not null,
-  seq integer not null, status text not null, recorded_at timestamptz not null, tx_id text not null, block bigint not null,
+  seq integer not null, status text not null, parent_grantor text, parent_grantee text, recorded_at timestamptz not null, tx_id text not null, block bigint not null,
   primary key (inst, pat, grantor, grantee, category));
 create index permission_grantee on projection.permission (grantee, category);
--- Clauses of the head version. Null purposes = any; null period or data bounds = open. parent: consent of the chain above (sharing on).
+-- Clauses of the head version. Null purposes = any; null period or data bounds = open. A shared permission stands on (parent_grantor, parent_grantee)
+-- of the same category. Instants: both ends count in.
 create table projection.clause (inst text not null, pat text not null, grantor text not null, grantee text not null, category text not null, n integer not null,
   effect text not null, rights text[] not null, purposes text[], period_start timestamptz, period_end timestamptz, data_start timestamptz, data_end timestamptz,
   consent text not null, emergency boolean not null default false,

@@ -1,0 +1,64 @@
+import type { Sql } from '../store/database.ts';
+import { sql } from '../store/sql.ts';
+import { ownerOf } from './contract/keys.ts';
+
+/** Whom nothing is served about or to, since a state key of theirs was written against the rules. */
+export interface Denied {
+  ledger: boolean;
+  institution(institution: string): boolean;
+  member(institution: string, member: string): boolean;
+  patient(institution: string, patient: string): boolean;
+}
+
+/** Alarms stand outside what a rebuild recreates; a cleared one no longer denies from the next rebuild on. */
+export async function loadDenied(on: Sql): Promise<Denied> {
+  const rows = await on.query<{ key: string }>(
+    sql`select distinct unnest(state_keys) as key from ledger_alarm where kind = 'write-set' and cleared_at is null`,
+  );
+  const names = new Set(
+    rows.map(({ key }) => {
+      const owner = ownerOf(key);
+      return `${owner.kind}/${owner.institution}/${owner.id}`;
+    }),
+  );
+  const ledger = names.has('ledger//');
+  const institution = (id: string): boolean => ledger || names.has(`institution/${id}/${id}`);
+  return {
+    ledger,
+    institution,
+    member: (inst, member) => institution(inst) || names.has(`member/${inst}/${member}`),
+    patient: (inst, patient) => institution(inst) || names.has(`patient/${inst}/${patient}`),
+  };
+}
+
+export interface Alarm {
+  kind: 'write-set' | 'entry-conflict' | 'chain';
+  block: number;
+  txId?: string;
+  stateKeys: readonly string[];
+}
+
+/** One row an occurrence, under a name that follows from it, so that a rebuild raises none twice. Returns whether it is new. */
+export async function raiseAlarm(on: Sql, alarm: Alarm): Promise<boolean> {
+  const id = `${alarm.kind}-${alarm.block}-${alarm.txId ?? ''}`;
+  const rows = await on.query(sql`insert into ledger_alarm (id, kind, block, tx_id, state_keys)
+    values (${id}, ${alarm.kind}, ${alarm.block}, ${alarm.txId ?? null}, ${[...alarm.stateKeys]}::text[]) on conflict (id) do nothing returning id`);
+  return rows.length > 0;
+}
+
+/** Marks the rows of whom these keys belong to, and of the members and patients of an institution with it. */
+export async function denyOwners(on: Sql, stateKeys: readonly string[]): Promise<void> {
+  for (const key of stateKeys) {
+    const { kind, institution, id } = ownerOf(key);
+    if (kind === 'patient') {
+      await on.query(sql`update projection.patient set status = 'alarmed' where inst = ${institution} and pat = ${id}`);
+    } else if (kind === 'member') {
+      await on.query(sql`update projection.member set status = 'alarmed' where inst = ${institution} and mem = ${id}`);
+    } else {
+      const everyone = kind === 'ledger';
+      await on.query(sql`update projection.institution set status = 'alarmed' where ${everyone} or inst = ${institution}`);
+      await on.query(sql`update projection.member set status = 'alarmed' where ${everyone} or inst = ${institution}`);
+      await on.query(sql`update projection.patient set status = 'alarmed' where ${everyone} or inst = ${institution}`);
+    }
+  }
+}

@@ -1,0 +1,59 @@
+import type { Sql } from '../store/database.ts';
+import { sql } from '../store/sql.ts';
+import type { Overlay, StateReader, Versioned } from './simulation.ts';
+
+const AFTER = '\u{10FFFF}';
+
+/** projection.state, the raw key space with its history, as it stood after `height` blocks (all of them: undefined). */
+export function projectedState(on: Sql, height?: number): StateReader {
+  const before = height ?? Number.MAX_SAFE_INTEGER;
+  return {
+    async get(key) {
+      const [row] = await on.query<{ value: string | null; block: number; tx: number }>(
+        sql`select value, block, tx from projection.state where key = ${key} and block < ${before}::bigint order by block desc, tx desc limit 1`,
+      );
+      return row === undefined || row.value === null ? undefined : { value: row.value, version: [row.block, row.tx] };
+    },
+    async scan(prefix) {
+      const rows = await on.query<{ key: string; value: string; block: number; tx: number }>(
+        sql`select * from (select distinct on (key) key, value, block, tx from projection.state
+          where key >= ${prefix} and key < ${prefix + AFTER} and block < ${before}::bigint order by key, block desc, tx desc) newest where value is not null`,
+      );
+      return rows.map(({ key, value, block, tx }) => ({ key, value, version: [block, tx] as const }));
+    },
+  };
+}
+
+/**
+ * Current values of the keys that transactions read again and again (institutions, patients, key heads), held between blocks.
+ * Sound only while this process applies every block itself: `forget` whenever another one did.
+ */
+export class HeldValues {
+  readonly #held = new Map<string, Versioned | undefined>();
+  readonly #most = 50_000;
+
+  over(base: StateReader): StateReader {
+    return {
+      scan: (prefix) => base.scan(prefix),
+      get: async (key) => {
+        if (this.#held.has(key)) return this.#held.get(key);
+        const value = await base.get(key);
+        this.#hold(key, value);
+        return value;
+      },
+    };
+  }
+  /** After the block's transaction has committed. */
+  applied(overlay: Overlay): void {
+    for (const [key, { value, version }] of overlay.writes) {
+      if (this.#held.has(key)) this.#hold(key, value === null ? undefined : { value, version });
+    }
+  }
+  forget(): void {
+    this.#held.clear();
+  }
+  #hold(key: string, value: Versioned | undefined): void {
+    if (this.#held.size >= this.#most) this.#held.clear();
+    this.#held.set(key, value);
+  }
+}
