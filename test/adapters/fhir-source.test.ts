@@ -233,6 +233,17 @@ describe('what a server may do to us', () => {
     });
   }
 
+  it('stops where empty pages lead round in a circle', async () => {
+    let count = 0;
+    onSearch((_request, response, url) => {
+      count += 1;
+      assert.ok(count < 10, 'it goes on for ever');
+      bundle(response, [], `${url.origin}${url.pathname}?page=${count % 3}`);
+      return true;
+    });
+    await assert.rejects(pull(), code('SOURCE_PAGING'));
+  });
+
   it('follows another name of the same server where it is allowed, with the token', async () => {
     const other = await startFixtureServer();
     other.hook = (_request, response) => {
