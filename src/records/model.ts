@@ -106,7 +106,7 @@ export interface HistoryAndPhysicalDocument {
   encounter?: string;
   /** Narrative, kept whole and in the source's order. */
   sections: readonly NoteSection[];
-  /** A source PDF that follows page by page and is attached byte for byte. Index into the manifest's attachments. */
+  /** Files of the source, attached byte for byte and named on the page; found among the attachments by `sha256`. */
   attachments: readonly { title: string; mediaType: string; sizeBytes: number; sha256: string }[];
   addenda: readonly { date?: string; author?: string; text: string }[];
 }

@@ -88,7 +88,14 @@ function noteSection(flow: Flow, title: string | undefined, paragraphs: readonly
 
 function sourceFiles(flow: Flow, document: HistoryAndPhysicalDocument, sources: readonly EmbeddedSource[], only: boolean): void {
   const { sheet } = flow;
-  heading(flow, document.attachments.length === 1 ? 'Source file' : 'Source files', 80, 'attached to this PDF byte for byte');
+  heading(
+    flow,
+    document.attachments.length === 1 ? 'Source file' : 'Source files',
+    80,
+    document.attachments.every(({ sha256 }) => sources.some((source) => source.sha256 === sha256))
+      ? 'attached to this PDF byte for byte'
+      : undefined,
+  );
   if (only) {
     const text =
       'The note itself is the attached file named below: open it from the list of attachments of your PDF reader. This page only names it and the patient it belongs to.';

@@ -1,7 +1,7 @@
 /**
- * Lines of text: breaking paragraphs to a width. Blanks are where lines break; a word wider than the line breaks after a
- * hyphen or slash, else between any two characters; Han and kana break anywhere, Hangul only at blanks (keep-all, as
- * Korean typesetting prefers).
+ * Lines of text: breaking paragraphs to a width. Lines break at blanks and after the hyphen of a compound; a word wider than
+ * the line breaks after a slash or underscore, else between any two characters; Han and kana break anywhere, Hangul only at
+ * blanks (keep-all, as Korean typesetting prefers).
  */
 import { printable } from './font-book.ts';
 import type { Align, Sheet } from './sheet.ts';
@@ -44,33 +44,29 @@ function breakParagraph(sheet: Sheet, paragraph: string, style: TextStyle, width
     lineWidth = sheet.measure(line, style);
     fresh = true;
   };
-  for (const piece of pieces(paragraph.trimStart())) {
+  const place = (piece: string, smaller: readonly ((piece: string) => readonly string[])[]): void => {
     const pieceWidth = sheet.measure(piece, style);
     const visible = piece.endsWith(' ') ? sheet.measure(piece.trimEnd(), style) : pieceWidth;
     if (!fresh && lineWidth + visible > width + 0.01) push();
-    if (lineWidth + visible <= width + 0.01) {
-      line += piece;
-      lineWidth += pieceWidth;
-      fresh = false;
-      continue;
+    const [cut, ...rest] = smaller;
+    if (lineWidth + visible > width + 0.01 && cut !== undefined && piece.length > 1) {
+      for (const part of cut(piece)) place(part, rest);
+      return;
     }
-    for (const character of piece) {
-      const characterWidth = sheet.measure(character, style);
-      if (!fresh && lineWidth + characterWidth > width) push();
-      line += character;
-      lineWidth += characterWidth;
-      fresh = false;
-    }
-  }
+    line += piece;
+    lineWidth += pieceWidth;
+    fresh = false;
+  };
+  for (const piece of pieces(paragraph.trimStart())) place(piece, [(word) => word.split(/(?<=[/_])/), (word) => Array.from(word)]);
   if (line.trim() !== '') lines.push(line.trimEnd());
 }
 
-/** What may stand alone on a line: words with the blanks behind them, parts of words after `-` or `/`, single Han and kana. */
+/** What may stand alone on a line: words with the blanks behind them, parts of compounds, single Han and kana. */
 function pieces(text: string): string[] {
   return (
     text
       .match(
-        /[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff] *|[^ \u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]*?(?:[-/](?=\p{L})|(?= |[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|$)) */gu,
+        /[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff] *|[^ \u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]*?(?:-(?=\p{L})|(?= |[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|$)) */gu,
       )
       ?.filter((piece) => piece !== '') ?? [text]
   );

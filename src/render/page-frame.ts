@@ -34,7 +34,9 @@ export function createPageFrame(sheet: Sheet, header: DocumentHeader, clock: Clo
   const facts = [
     `Born ${patient.birthDate === undefined ? NOT_PROVIDED : clock.moment(patient.birthDate)}`,
     `Sex ${patient.sex ?? NOT_PROVIDED}`,
-    ...(patient.deceased === undefined ? [] : [`Deceased ${patient.deceased === 'true' ? '' : clock.moment(patient.deceased)}`.trim()]),
+    ...(patient.deceased === undefined || patient.deceased === 'false'
+      ? []
+      : [`Deceased ${patient.deceased === 'true' ? '' : clock.moment(patient.deceased)}`.trim()]),
   ];
   const identifiers =
     patient.identifiers.length === 0

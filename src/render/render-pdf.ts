@@ -67,7 +67,13 @@ export async function renderPdf(document: ClinicalDocument, attachments: Attachm
   });
   const flow = createFlow(sheet, frame);
   titleBlock(flow, header.title, subtitle(document), look.label);
-  if (look.banner !== undefined) banner(flow, look.banner.title, withReason(document, look.banner.text), look.banner.tone);
+  if (look.banner !== undefined) banner(flow, look.banner.title, withReason(document, header.status, look.banner.text), look.banner.tone);
+  // A corrected summary of a course that goes on is both.
+  if (document.kind === 'radiation-dose' && document.course.status !== header.status) {
+    const { status } = document.course;
+    const course = statusLook(status, header.version, clock.moment(header.asOf)).banner;
+    if (course !== undefined) banner(flow, `Course: ${course.title}`, withReason(document, status, course.text), course.tone);
+  }
   body(flow, document, clock, sources);
   aboutDocument(flow, document, clock, sources);
   frame.drawFeet();
@@ -83,8 +89,8 @@ function subtitle(document: ClinicalDocument): string | undefined {
   return name === document.header.title ? undefined : name;
 }
 
-function withReason(document: ClinicalDocument, text: string): string {
-  if (document.kind !== 'radiation-dose' || document.header.status !== 'stopped') return text;
+function withReason(document: ClinicalDocument, status: string, text: string): string {
+  if (document.kind !== 'radiation-dose' || status !== 'stopped') return text;
   return `${text} Reason: ${document.course.stopReason ?? NOT_PROVIDED}.`;
 }
 
@@ -145,7 +151,11 @@ function aboutDocument(flow: Flow, document: ClinicalDocument, clock: Clock, sou
     flow,
     [
       'This PDF is a rendering; the FHIR data it was made from are attached and hold in case of doubt.',
-      ...(missing.length === 0 ? [] : [`Characters that no typeface here can draw stand as boxes with their code: ${missing.join(', ')}.`]),
+      ...(missing.length === 0
+        ? []
+        : [
+            `Characters that no typeface here can draw stand as boxes with their code: ${missing.slice(0, 40).join(', ')}${missing.length > 40 ? ` and ${missing.length - 40} more` : ''}.`,
+          ]),
     ],
     { style: TEXT.smallMuted },
   );

@@ -17,7 +17,7 @@ export interface Renderer {
 }
 
 export interface RendererOptions {
-  /** Threads; each holds about 60 MB once it has drawn Hangul. */
+  /** Threads; each holds about 100 MB once it has drawn Hangul. */
   threads: number;
   /** `a4` unless told. */
   paper?: Paper;
