@@ -1,12 +1,11 @@
 import { canonicalize } from '../ledger/contract/jcs.ts';
+import { MAX_ARGUMENT_BYTES } from '../ledger/contract/shapes.ts';
 
 /** The transaction whose rows are joined; every other one goes alone. */
 export const BATCHED = 'recordDocuments';
-/** Protocol section 1: one JCS argument of at most 64 KiB. */
-export const MAX_ARGUMENT_BYTES = 64 * 1024;
 const FRAME_BYTES = Buffer.byteLength('{"entries":[]}');
 
-/** One entry of a row's argument, as the fields that are looked at here. */
+/** What is looked at here of an entry. */
 export interface EntryFields {
   institution?: string;
   patient?: string;
@@ -15,12 +14,10 @@ export interface EntryFields {
   ciphertextHash?: string;
 }
 
-/** The entries in a row's only argument: an entry by itself, or the transaction's whole argument holding one. */
+/** The entries in a row's only argument, JCS `{"entries":[…]}`. */
 export function entriesOf(args: readonly string[]): EntryFields[] {
-  const parsed = JSON.parse(args[0] ?? 'null') as unknown;
-  if (Array.isArray(parsed)) return parsed as EntryFields[];
-  const whole = parsed as { entries?: EntryFields[] };
-  return Array.isArray(whole.entries) ? whole.entries : [parsed as EntryFields];
+  const { entries } = JSON.parse(args[0] ?? '{}') as { entries?: EntryFields[] };
+  return entries ?? [];
 }
 
 /** The one argument for the entries of these rows. */
@@ -59,34 +56,8 @@ export function cutIntoBatches<Row extends { transaction: string; args: readonly
   return batches;
 }
 
-export interface EntryOutcome {
-  /** The contract's code where this entry was refused; the others stand. */
-  refusal?: string;
-}
-
-/** What became of each entry, by position, from the result of `recordDocuments`. */
-export function readOutcomes(result: string, count: number): EntryOutcome[] {
-  const outcomes: EntryOutcome[] = Array.from({ length: count }, () => ({}));
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(result);
-  } catch {
-    return outcomes;
-  }
-  const whole = parsed as { entries?: unknown; results?: unknown; refused?: unknown } | null;
-  const list = Array.isArray(parsed) ? parsed : (whole?.entries ?? whole?.results);
-  if (Array.isArray(list)) list.forEach((one: unknown, i) => note(i, one));
-  if (Array.isArray(whole?.refused)) {
-    for (const one of whole.refused as { index?: number; n?: number; code?: string }[]) note(one.index ?? one.n ?? -1, one);
-  }
-  return outcomes;
-
-  function note(position: number, one: unknown): void {
-    const code =
-      typeof one === 'string'
-        ? one
-        : ((one as { code?: unknown; refused?: unknown } | null)?.code ?? (one as { refused?: unknown } | null)?.refused);
-    if (position < 0 || position >= count || typeof code !== 'string' || code === '' || /^ok$/i.test(code)) return;
-    outcomes[position] = { refusal: code };
-  }
+/** The contract's code for each refused entry, by position, from the result of `recordDocuments`; the others stand. */
+export function readRefusals(result: string): Map<number, string> {
+  const { refused } = JSON.parse(result) as { refused?: { index: number; code: string }[] };
+  return new Map((refused ?? []).map(({ index, code }) => [index, code]));
 }

@@ -4,7 +4,7 @@ import type { Ledger, Receipt } from '../ledger/ledger.ts';
 import type { JobQueue, JobWorker } from '../queue/queue.ts';
 import type { Database, Sql } from '../store/database.ts';
 import { sql } from '../store/sql.ts';
-import { BATCHED, entriesOf, joinArguments, readOutcomes } from './document-batch.ts';
+import { BATCHED, entriesOf, joinArguments, readRefusals } from './document-batch.ts';
 import { SETTLED_CHANNEL, WAKE_CHANNEL } from './postgres-outbox.ts';
 
 export interface LedgerWriterOptions {
@@ -207,10 +207,10 @@ export async function createLedgerWriter(options: LedgerWriterOptions): Promise<
   }
 
   async function settle(batch: BatchRow, rows: readonly ItemRow[], receipt: Receipt): Promise<void> {
-    const outcomes = batch.transaction === BATCHED ? readOutcomes(receipt.result, rows.length) : [];
+    const refusals = batch.transaction === BATCHED ? readRefusals(receipt.result) : new Map<number, string>();
     const verdicts: Verdict[] = [];
     for (const [i, row] of rows.entries()) {
-      const refusal = outcomes[i]?.refusal;
+      const refusal = refusals.get(i);
       const stands = refusal !== undefined && (await standsAlready(row));
       verdicts.push({
         id: row.id,

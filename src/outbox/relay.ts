@@ -149,7 +149,7 @@ export async function createRelay(options: RelayOptions): Promise<Relay> {
     await database.query(sql`
       with b as (
         update outbox_batch set state = 'failed', attempts = attempts + 1,
-          retry_at = now() + least(${retryMs} * power(2, least(attempts, 20)), case when priority = 0 then ${retryMs} else ${maxRetryMs} end)
+          retry_at = now() + least(${retryMs}::float8 * power(2, least(attempts, 20)), case when priority = 0 then ${retryMs}::float8 else ${maxRetryMs}::float8 end)
             * (0.75 + random() / 2) * interval '1 ms'
         where id = ${id} and state in ('enqueued', 'inflight') returning id)
       update outbox set state = 'failed' where batch in (select id from b) and settled_at is null`);

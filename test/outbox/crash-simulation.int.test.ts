@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { CodedError } from '../../src/errors.ts';
 import { createLedgerWriter } from '../../src/outbox/ledger-writer.ts';
 import { createOutbox } from '../../src/outbox/postgres-outbox.ts';
 import { createRelay } from '../../src/outbox/relay.ts';
@@ -134,7 +135,9 @@ for (const seed of seeds) {
       for (let i = 0; i < 120; i++) {
         const pat = ['pat-a', 'pat-b', 'pat-c'][Math.floor(random() * 3)] ?? 'pat-a';
         const entry = { institution: 'inst-x', patient: pat, document: `doc-${i}`, version: 1 };
-        ids.push(await outbox.add(tx, { transaction: 'recordDocuments', args: [JSON.stringify(entry)], patient: `inst-x/${pat}` }));
+        ids.push(
+          await outbox.add(tx, { transaction: 'recordDocuments', args: [JSON.stringify({ entries: [entry] })], patient: `inst-x/${pat}` }),
+        );
       }
       for (let i = 0; i < 12; i++)
         ids.push(
@@ -150,6 +153,10 @@ for (const seed of seeds) {
 
     const deadline = Date.now() + 25_000;
     let lives = 0;
+    const unexpected: unknown[] = [];
+    const onError = (error: Error): void => {
+      if (!(error instanceof Crash) && !(error instanceof CodedError)) unexpected.push(error);
+    };
     for (;;) {
       const [left] = await database.query<{ n: number }>(sql`select count(*) as n from outbox where settled_at is null`);
       if (left?.n === 0) break;
@@ -161,7 +168,17 @@ for (const seed of seeds) {
       const mortal = { ...mortalDatabase(database, point), listen: async () => ({ close: async () => {} }) };
       const connected = queue.connect(point, life);
       const parts = await Promise.all([
-        createRelay({ database: mortal, queue: connected, batchSize: 7, window: 6, scanMs: 5, checkMs: 30, retryMs: 10, maxRetryMs: 40 }),
+        createRelay({
+          database: mortal,
+          queue: connected,
+          batchSize: 7,
+          window: 6,
+          scanMs: 5,
+          checkMs: 30,
+          retryMs: 10,
+          maxRetryMs: 40,
+          onError,
+        }),
         createLedgerWriter({
           database: mortal,
           queue: connected,
@@ -171,6 +188,7 @@ for (const seed of seeds) {
             status: (t) => point(() => ledger.status(t)),
           },
           unknownWaitMs: 1,
+          onError,
         }),
       ]);
       const restAt = Date.now() + 400;
@@ -199,7 +217,9 @@ for (const seed of seeds) {
       assert.equal(row.state, 'committed', `seed ${seed}: ${row.id}`);
       assert.ok(ledger.committed.has(row.tx_id), `seed ${seed}: a receipt of a transaction that counts`);
       const item =
-        row.transaction === 'recordDocuments' ? (JSON.parse(row.args[0] ?? '') as { document: string }).document : (row.args[0] ?? '');
+        row.transaction === 'recordDocuments'
+          ? ((JSON.parse(row.args[0] ?? '') as { entries: { document: string }[] }).entries[0]?.document ?? '')
+          : (row.args[0] ?? '');
       assert.equal(times.get(item), 1, `seed ${seed}: ${item} stands ${times.get(item) ?? 0} times on the ledger`);
     }
     assert.equal(times.size, ids.length);
@@ -211,6 +231,7 @@ for (const seed of seeds) {
         `seed ${seed}: order of triple ${triple}`,
       );
     }
+    assert.deepEqual(unexpected, [], `seed ${seed}`);
     assert.ok(lives > 5, `only ${lives} lives: the simulation did not crash`);
     await outbox.close();
     await close();
