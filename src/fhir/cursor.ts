@@ -37,6 +37,8 @@ export function createCursors(key: Uint8Array, lifetimeMs: number): Cursors {
       let cursor: Cursor;
       try {
         const bytes = Buffer.from(text, 'base64url');
+        // Stray characters are skipped in decoding: one cursor, one text.
+        if (bytes.toString('base64url') !== text) throw new CodedError('NOT_FOUND');
         const decipher = createDecipheriv('aes-256-gcm', key, bytes.subarray(0, 12), { authTagLength: 16 });
         decipher.setAAD(bound(caller, type)).setAuthTag(bytes.subarray(-16));
         cursor = JSON.parse(Buffer.concat([decipher.update(bytes.subarray(12, -16)), decipher.final()]).toString('utf8')) as Cursor;

@@ -106,7 +106,7 @@ export function createFacade(parts: FacadeParts, given: Given): Facade {
   });
   router.get('/:type/:id', async (req, res) => {
     const type = servedType(req, 'read');
-    const id = String(req.params['id']);
+    const id = parameter(req, 'id');
     const conditions = conditionsOf(req);
     if (type !== 'Binary') return send(res, await reader.read(callerOf(res), type, id, conditions));
     send(
@@ -120,11 +120,11 @@ export function createFacade(parts: FacadeParts, given: Given): Facade {
     );
   });
   router.get('/:type/:id/_history', async (req, res) => {
-    send(res, await reader.history(callerOf(res), servedType(req, 'history-instance'), String(req.params['id'])));
+    send(res, await reader.history(callerOf(res), servedType(req, 'history-instance'), parameter(req, 'id')));
   });
   router.get('/:type/:id/_history/:version', async (req, res) => {
     const { id, version } = req.params;
-    send(res, await reader.vread(callerOf(res), servedType(req, 'vread'), String(id), String(version), conditionsOf(req)));
+    send(res, await reader.vread(callerOf(res), servedType(req, 'vread'), id, version, conditionsOf(req)));
   });
 
   const json = express.text({ type: ['application/fhir+json', 'application/json'], limit: MAX_BODY });
@@ -134,11 +134,11 @@ export function createFacade(parts: FacadeParts, given: Given): Facade {
   });
   router.put('/:type/:id', json, async (req, res) => {
     servedType(req, 'update');
-    sendWritten(req, res, await consent.update(callerOf(res), String(req.params['id']), resourceBody(req), req.get('if-match')));
+    sendWritten(req, res, await consent.update(callerOf(res), parameter(req, 'id'), resourceBody(req), req.get('if-match')));
   });
   // Whatever else is tried on a type that is served.
   router.all(['/:type', '/:type/:id', '/:type/_search'], (req, res) => {
-    const served = SERVED_TYPES.get(String(req.params['type']));
+    const served = SERVED_TYPES.get(parameter(req, 'type'));
     if (served === undefined) throw new CodedError('NOT_FOUND');
     refuseMethod(res, served.interactions);
   });
@@ -156,7 +156,7 @@ export function createFacade(parts: FacadeParts, given: Given): Facade {
 }
 
 function servedType(req: Request, interaction: 'read' | 'vread' | 'history-instance' | 'search-type' | 'create' | 'update'): string {
-  const type = String(req.params['type']);
+  const type = parameter(req, 'type');
   const served = SERVED_TYPES.get(type);
   if (served === undefined) throw new CodedError('NOT_FOUND');
   if (!served.interactions.includes(interaction)) {
@@ -200,6 +200,10 @@ function resourceBody(req: Request): string {
   return req.body;
 }
 
+function parameter(req: Request, name: string): string {
+  const value = req.params[name];
+  return typeof value === 'string' ? value : '';
+}
 function callerOf(res: Response): Caller {
   return res.locals['caller'] as Caller;
 }

@@ -66,7 +66,7 @@ function one(value: Json, match: Match, modifier: Clause['modifier']): boolean {
         return false;
       return numberMatches(match, quantity.number);
     }
-    case 'composite':
+    default:
       return false;
   }
 }
@@ -91,7 +91,7 @@ function numberMatches(match: { prefix: Prefix; number: number; low: number; hig
       return n < match.number;
     case 'ge':
       return n >= match.number;
-    case 'le':
+    default:
       return n <= match.number;
   }
 }
@@ -114,7 +114,7 @@ export function dateMatches(prefix: Prefix, asked: TimeRange, value: TimeRange):
       return compareBounds(value.start, asked.start) < 0 || within;
     case 'sa':
       return compareBounds(value.start, asked.end) > 0;
-    case 'eb':
+    default:
       return compareBounds(value.end, asked.start) < 0;
   }
 }

@@ -83,7 +83,7 @@ function dateCondition(prefix: Prefix, asked: { start: string; end: string }, st
       return sql`(${start} < ${from} or (${start} >= ${from} and ${end} <= ${until}))`;
     case 'sa':
       return sql`${start} > ${until}`;
-    case 'eb':
+    default:
       return sql`${end} < ${from}`;
   }
 }
@@ -93,7 +93,7 @@ function dateCondition(prefix: Prefix, asked: { start: string; end: string }, st
  * is total. Values travel as text, which loses nothing.
  */
 export function sortExpression(key: SortKey): { value: SqlFragment; type: SqlFragment } {
-  if (key.parameter === ID) return { value: sql`r.id`, type: raw('text collate "C"') };
+  if (key.parameter === ID) return { value: sql`r.id`, type: raw('text') };
   if (key.parameter === LAST_UPDATED) return { value: sql`r.last_updated`, type: raw('timestamptz') };
   const absent = raw(key.descending ? "'-infinity'" : "'infinity'");
   return {
