@@ -258,6 +258,9 @@ export function createIntake(parts: {
     if (classified.outcome === 'skip' && !(wasOwn && s.description.status === 'withdrawn'))
       return skip(classified.reason ?? 'NO_RULE_MATCH', true, classified.rule);
     if (classified.outcome === 'quarantine') return hold(classified.reason ?? 'NO_RULE_MATCH', classified.rule);
+    // A note whose content cannot be had is no note: it is held with what there is.
+    const problem = s.raw.attachments?.find((attachment) => attachment.problem !== undefined)?.problem;
+    if (problem !== undefined) return hold(attachmentReason(problem), classified.rule);
     if (s.description.patient === undefined || patient === undefined) return hold('PATIENT_UNKNOWN', classified.rule);
     if (patient.pat === null) {
       const reason = (patient.reason ?? 'PATIENT_UNKNOWN') as Reason;
@@ -306,4 +309,10 @@ function orderOf(s: Seen | undefined): number {
 /** One page may hold the same version twice (edge case 6). */
 function dedupe(seen: readonly Seen[]): Seen[] {
   return [...new Map(seen.map((s) => [s.versionKey, s])).values()];
+}
+
+/** The adapter's words for what is wrong with an attachment, as reasons of ours. */
+function attachmentReason(problem: string): Reason {
+  if (problem === 'too-large') return 'TOO_LARGE';
+  return /refused|scheme|unc|file/.test(problem) ? 'ATTACHMENT_REFUSED' : 'ATTACHMENT_UNAVAILABLE';
 }

@@ -1,0 +1,207 @@
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
+import { pino } from 'pino';
+import { openSource } from './app/sources.ts';
+import type { Settings } from './cli/settings.ts';
+import { parseDurationMs } from './config/schema.ts';
+import { CodedError, codeOf } from './errors.ts';
+import { newId } from './ids.ts';
+import { createEmbeddedLedger } from './ledger/embedded/embedded-ledger.ts';
+import { foundLedger } from './ledger/embedded/first-start.ts';
+import { createProjection } from './ledger/projection.ts';
+import { createLedgerWriter } from './outbox/ledger-writer.ts';
+import { createOutbox } from './outbox/postgres-outbox.ts';
+import { createRelay } from './outbox/relay.ts';
+import { createAssembler } from './pipeline/assembler.ts';
+import { createAssembly } from './pipeline/assembly.ts';
+import { createFiling } from './pipeline/filing.ts';
+import { createIntake } from './pipeline/intake.ts';
+import { createLedgerStatements } from './pipeline/ledger-statements.ts';
+import type { FilingConfig } from './pipeline/parts.ts';
+import { createPatientMatching } from './pipeline/patient-matching.ts';
+import { createPull } from './pipeline/pull.ts';
+import { createQuestions } from './pipeline/questions.ts';
+import { createReconcile } from './pipeline/reconcile.ts';
+import { createSourceKeys } from './pipeline/source-keys.ts';
+import { createWithdrawal } from './pipeline/withdrawal.ts';
+import { createPostgresQueue } from './queue/postgres.ts';
+import { createRedisQueue } from './queue/redis.ts';
+import { layoutName } from './render/render-pdf.ts';
+import { createRenderer } from './render/renderer.ts';
+import { createFileBlobs } from './store/blob-files.ts';
+import { createDatabase } from './store/database.ts';
+import { createEmbeddedPostgres } from './store/embedded-postgres.ts';
+import { migrate } from './store/migrate.ts';
+import { freeLeases } from './store/streams.ts';
+import { createFileCustodian } from './vault/file-custodian.ts';
+import { createSealedRows } from './vault/sealed-rows-store.ts';
+import { createSealer } from './vault/sealer.ts';
+
+export async function createCore({ settings, logLevel }: { settings: Settings; logLevel: string }) {
+  const { data, config } = settings;
+  const { server } = config;
+  const log = pino({ level: logLevel, base: { service: 'oncobridge' } }, pino.destination({ dest: 2, sync: false }));
+  const closers: (() => Promise<unknown>)[] = [];
+  const close = async (): Promise<void> => {
+    for (const closer of closers.splice(0).reverse())
+      await closer().catch((error: unknown) => log.error({ err: error }, 'a part did not close'));
+  };
+  const onError = (error: Error): void =>
+    log.warn({ code: codeOf(error) ?? (error as { code?: string }).code ?? error.name }, 'a connection or job failed; it is tried again');
+  try {
+    await mkdir(data, { recursive: true, mode: 0o700 });
+    const institution = await institutionId(data, server.institution.id);
+    const custodian = await createFileCustodian({ directory: join(data, 'keys'), passphrase: server.custodian.passphrase, institution });
+    closers.push(() => custodian.close());
+    let url: string;
+    if (server.database.kind === 'embedded') {
+      const postgres = await createEmbeddedPostgres({
+        directory: join(data, 'postgres'),
+        onEvent: (event) => log.info(event, 'embedded PostgreSQL'),
+      });
+      closers.push(() => postgres.stop());
+      url = postgres.url;
+    } else url = server.database.url;
+    const database = createDatabase({ url, maxConnections: 16, onError });
+    closers.push(() => database.close());
+    await migrate(database);
+    await freeLeases(database);
+
+    const rows = createSealedRows({ custodian });
+    const sealer = createSealer({ custodian });
+    const blobs = createFileBlobs({
+      directory: server.blobs.directory === undefined ? join(data, 'blobs') : resolve(dirname(config.file), server.blobs.directory),
+    });
+    closers.push(() => blobs.close());
+    const queue =
+      server.queue.kind === 'redis'
+        ? await createRedisQueue({ url: server.queue.url, onError })
+        : await createPostgresQueue({ url, onError });
+    closers.push(() => queue.close());
+
+    const { signing, encryption } = await custodian.institutionKeys();
+    const msp = `${institution}-msp`;
+    const ledger = await createEmbeddedLedger({
+      database,
+      tipFile: join(data, 'ledger-tip'),
+      institution,
+      msp,
+      publicKey: signing,
+      sign: (bytes) => custodian.signBytes(bytes),
+      onError,
+    });
+    closers.push(() => ledger.close());
+    await foundLedger({
+      ledger,
+      institution,
+      msp,
+      keys: { signing, encryption },
+      signAsInstitution: (typ, payload) => custodian.signAsInstitution(typ, payload),
+    });
+    const { ledgerId } = await ledger.info();
+    const projection = createProjection({
+      database,
+      ledger,
+      institution,
+      onError,
+      onAlarm: (alarm) => log.error(alarm, 'LEDGER ALARM'),
+    });
+    closers.push(() => projection.close());
+    await projection.start();
+
+    const outbox = createOutbox({ database, highWater: server.outbox.highWater, lowWater: server.outbox.lowWater, onError });
+    closers.push(() => outbox.close());
+    const relay = await createRelay({ database, queue, batchSize: server.outbox.batch, onError });
+    closers.push(() => relay.close());
+    const writer = await createLedgerWriter({
+      database,
+      queue,
+      ledger,
+      onError,
+      onSettled: (settled) => {
+        for (const row of settled) if (row.state === 'rejected') log.error(row, 'the ledger refused a transaction');
+      },
+    });
+    closers.push(() => writer.close());
+
+    const filingConfig: FilingConfig = {
+      institution,
+      facility: server.institution.name,
+      zone: server.institution.zone,
+      page: server.pipeline.page,
+      authorities: server.patients.authorities,
+      excludeTestPatients: server.patients.excludeTestPatients,
+      categories: server.categories,
+      wrongPatientDelayMs: parseDurationMs(server.pipeline.wrongPatientDelay),
+      configHash: config.hash,
+    };
+    const paper = server.pipeline.page === 'Letter' ? 'letter' : 'a4';
+    const renderer = { ...createRenderer({ threads: server.pipeline.renderThreads, paper }), layout: layoutName(paper) };
+    closers.push(() => renderer.close());
+    const keys = createSourceKeys(rows);
+    const statements = createLedgerStatements({ custodian, ledgerId });
+    const matching = createPatientMatching({ database, rows, keys, custodian, outbox, statements, config: filingConfig });
+    const intake = createIntake({ database, rows, keys, matching, config: filingConfig });
+    const withdrawal = createWithdrawal({ database, blobs, sealer, custodian, rows, outbox, statements, log });
+    const assembly = createAssembly({ database, rows, keys, withdrawal, log });
+    const filing = createFiling({
+      database,
+      blobs,
+      rows,
+      keys,
+      custodian,
+      sealer,
+      renderer,
+      outbox,
+      statements,
+      config: filingConfig,
+      log,
+    });
+    const assembler = createAssembler({ database, assembly, filing, withdrawal, onFiled: () => outbox.wake(), log });
+    closers.push(() => assembler.close());
+    const pull = createPull({ database, rows, keys, intake, room: (signal) => outbox.room(signal), onStored: () => assembler.wake(), log });
+    const sources = await Promise.all(config.sources.filter((source) => source.config.enabled).map(openSource));
+    closers.push(async () => {
+      await Promise.all(sources.map(({ source }) => source.close()));
+    });
+    return {
+      log,
+      close,
+      closers,
+      database,
+      custodian,
+      rows,
+      sealer,
+      blobs,
+      queue,
+      ledger,
+      ledgerId,
+      projection,
+      outbox,
+      relay,
+      institution,
+      assembler,
+      pull,
+      sources,
+      questions: createQuestions({ database }),
+      reconcile: createReconcile({ database, blobs, institution }),
+    };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** The institution's opaque id: configured, or made at the first start and kept beside the data. */
+async function institutionId(data: string, configured: string | undefined): Promise<string> {
+  const file = join(data, 'institution');
+  const kept = await readFile(file, 'utf8').then(
+    (text) => text.trim(),
+    () => undefined,
+  );
+  if (kept !== undefined && configured !== undefined && kept !== configured)
+    throw new CodedError('CONFIG_INVALID', { diagnostics: `institution.id is not the one that this data directory belongs to (${kept}).` });
+  const id = configured ?? kept ?? newId('inst');
+  if (kept === undefined) await writeFile(file, `${id}\n`, { mode: 0o600 });
+  return id;
+}
