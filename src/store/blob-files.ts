@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, open, readFile, rename, stat, unlink } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rename, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { CodedError } from '../errors.ts';
 import type { BlobStore } from './blobs.ts';
@@ -16,6 +16,8 @@ export function createFileBlobs(options: { directory: string }): BlobStore {
   const { directory } = options;
   /** Folders known to be durable; made once, so a put does not ask again. */
   const known = new Map<string, Promise<void>>();
+  const temporaries = join(directory, '.tmp');
+  let swept: Promise<void> | undefined;
 
   const pathOf = (name: string): string => {
     const match = NAME.exec(name);
@@ -37,9 +39,10 @@ export function createFileBlobs(options: { directory: string }): BlobStore {
     async put(name, bytes) {
       const path = pathOf(name);
       const folder = dirname(path);
-      await makeFolder(folder);
-      const temporary = join(folder, `.${randomBytes(8).toString('hex')}.tmp`);
+      const temporary = join(temporaries, randomBytes(16).toString('hex'));
       try {
+        await (swept ??= sweepTemporaries(temporaries));
+        await makeFolder(folder);
         // A put cut short before its folder's fsync may have left the name: the fsync below makes it count. A damaged
         // object is healed by the next put of the right bytes.
         if (!(await holds(path, bytes))) {
@@ -49,7 +52,11 @@ export function createFileBlobs(options: { directory: string }): BlobStore {
         await sync(folder);
       } catch (error) {
         await unlink(temporary).catch(() => {});
-        if (isMissing(error)) known.delete(folder); // somebody removed the folder: the next put makes it again
+        if (isMissing(error)) {
+          // Somebody removed the folders: the next put makes them again.
+          known.delete(folder);
+          swept = undefined;
+        }
         throw new CodedError('UNAVAILABLE', { diagnostics: 'An object could not be stored.', cause: error });
       }
     },
@@ -79,6 +86,19 @@ export function createFileBlobs(options: { directory: string }): BlobStore {
       known.clear();
     },
   };
+}
+
+/** Temporary files lie apart, so that those of a killed put are found without listing the store. An hour is longer than any put. */
+async function sweepTemporaries(folder: string): Promise<void> {
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  for (const name of await readdir(folder)) {
+    const path = join(folder, name);
+    const age = await stat(path).then(
+      (found) => Date.now() - found.mtimeMs,
+      () => 0,
+    );
+    if (age > 3_600_000) await unlink(path).catch(() => {});
+  }
 }
 
 async function write(path: string, bytes: Uint8Array): Promise<void> {
