@@ -201,7 +201,11 @@ export const ERRORS = {
     issue: 'conflict',
     text: 'The ledger found the transaction invalid because what it read had changed. Endorse it anew.',
   },
-  LEDGER_INVALID: { status: 500, issue: 'processing', text: 'The ledger committed the transaction as invalid. An operator must look at it.' },
+  LEDGER_INVALID: {
+    status: 500,
+    issue: 'processing',
+    text: 'The ledger committed the transaction as invalid. An operator must look at it.',
+  },
   LEDGER_UNKNOWN: {
     status: 503,
     issue: 'transient',
