@@ -1,7 +1,8 @@
 import type { AccessEvent } from '../audit/audit.ts';
+import type { Interaction } from '../auth/scopes.ts';
 import { CodedError, codeOf } from '../errors.ts';
 import { resourcePlace } from '../store/resources.ts';
-import type { Caller, FacadeParts, Interaction, PatientKey } from './ports.ts';
+import type { Caller, FacadeParts, PatientKey } from './ports.ts';
 import type { ReadableRow } from './readable.ts';
 
 /** What an operation found: its answer, and what the audit must say of it. */

@@ -69,7 +69,7 @@ export function createBinaryReader(parts: FacadeParts): BinaryReader {
 
   return {
     read: (caller, id, request) =>
-      access(parts, caller, { interaction: 'read', needs: [{ type: 'Binary', interaction: 'read' }], type: 'Binary', id }, async () => {
+      access(parts, caller, { interaction: 'read', needs: [{ type: 'Binary', interaction: 'r' }], type: 'Binary', id }, async () => {
         const row = await find(caller, id);
         const resource = parseResource(await textOfRow(parts, row));
         const contentType = textOf(resource['contentType']) ?? '';

@@ -26,30 +26,25 @@ export function createConsentWriter(parts: FacadeParts, settings: Pick<FacadeSet
   };
   return {
     create: (caller, text) =>
-      access(parts, caller, { interaction: 'create', needs: [{ type: 'Consent', interaction: 'create' }], type: 'Consent' }, async () => {
+      access(parts, caller, { interaction: 'create', needs: [{ type: 'Consent', interaction: 'c' }], type: 'Consent' }, async () => {
         const { resource, committed } = await parts.consents.createConsent(caller.actor, parseConsent(text), caller);
         return { answer: answer(resource, committed ? 201 : 202), patients: resource.patients, versionId: resource.versionId };
       }),
     update: (caller, id, text, ifMatch) =>
-      access(
-        parts,
-        caller,
-        { interaction: 'update', needs: [{ type: 'Consent', interaction: 'update' }], type: 'Consent', id },
-        async () => {
-          const consent = parseConsent(text);
-          if (!RESOURCE_ID.test(id) || consent.id !== id) {
-            throw new CodedError('BAD_REQUEST', {
-              diagnostics: 'The id of the resource and that of the address differ.',
-              expression: ['Consent.id'],
-            });
-          }
-          const version = ifMatch === undefined ? undefined : /^\s*(?:W\/)?"([^"]+)"\s*$/.exec(ifMatch)?.[1];
-          if (ifMatch !== undefined && version === undefined)
-            throw new CodedError('BAD_REQUEST', { diagnostics: 'If-Match takes one ETag.' });
-          const { resource, committed } = await parts.consents.updateConsent(caller.actor, id, consent, version, caller);
-          return { answer: answer(resource, committed ? 200 : 202), patients: resource.patients, versionId: resource.versionId };
-        },
-      ),
+      access(parts, caller, { interaction: 'update', needs: [{ type: 'Consent', interaction: 'u' }], type: 'Consent', id }, async () => {
+        const consent = parseConsent(text);
+        if (!RESOURCE_ID.test(id) || consent.id !== id) {
+          throw new CodedError('BAD_REQUEST', {
+            diagnostics: 'The id of the resource and that of the address differ.',
+            expression: ['Consent.id'],
+          });
+        }
+        const version = ifMatch === undefined ? undefined : /^\s*(?:W\/)?"([^"]+)"\s*$/.exec(ifMatch)?.[1];
+        if (ifMatch !== undefined && version === undefined)
+          throw new CodedError('BAD_REQUEST', { diagnostics: 'If-Match takes one ETag.' });
+        const { resource, committed } = await parts.consents.updateConsent(caller.actor, id, consent, version, caller);
+        return { answer: answer(resource, committed ? 200 : 202), patients: resource.patients, versionId: resource.versionId };
+      }),
   };
 }
 

@@ -1,6 +1,7 @@
 import type { Consent } from 'fhir/r4.js';
 import type { Audit } from '../audit/audit.ts';
 import type { Actor } from '../auth/actor.ts';
+import type { Interaction } from '../auth/scopes.ts';
 import type { readableScope } from '../consent/readable-scope.ts';
 import type { BlobStore } from '../store/blobs.ts';
 import type { Database } from '../store/database.ts';
@@ -75,8 +76,6 @@ export interface AuditEventPort {
   ): Promise<{ resources: readonly ServedResource[]; after?: string }>;
 }
 
-export type Interaction = 'create' | 'read' | 'update' | 'search';
-
 export interface FacadeParts {
   database: Database;
   rows: SealedRows;
@@ -89,7 +88,7 @@ export interface FacadeParts {
   verifyToken(token: string): Promise<Actor>;
   /** Whether the projection may answer (protocol, section 5); break-glass is the implementer's to let through. */
   fresh(actor: Actor): boolean | Promise<boolean>;
-  /** Whether the token's scopes allow this at all: decided from the request alone. */
+  /** Whether the token's scopes allow this at all, decided from the request alone: `scopeAllows` of src/auth/scopes.ts. */
   allows(actor: Actor, type: string, interaction: Interaction): boolean;
   /** The readable scope; `src/consent/readable-scope.ts` in production. */
   readableScope: typeof readableScope;

@@ -63,15 +63,15 @@ export function createReader(parts: FacadeParts, settings: FacadeSettings): Read
 
   return {
     read: (caller, type, id, conditions = {}) =>
-      access(parts, caller, { interaction: 'read', needs: [{ type, interaction: 'read' }], type, id }, () =>
+      access(parts, caller, { interaction: 'read', needs: [{ type, interaction: 'r' }], type, id }, () =>
         one(caller, type, id, conditions),
       ),
     vread: (caller, type, id, version, conditions = {}) =>
-      access(parts, caller, { interaction: 'vread', needs: [{ type, interaction: 'read' }], type, id }, () =>
+      access(parts, caller, { interaction: 'vread', needs: [{ type, interaction: 'r' }], type, id }, () =>
         one(caller, type, id, conditions, version),
       ),
     history: (caller, type, id) =>
-      access(parts, caller, { interaction: 'history-instance', needs: [{ type, interaction: 'read' }], type, id }, async () => {
+      access(parts, caller, { interaction: 'history-instance', needs: [{ type, interaction: 'r' }], type, id }, async () => {
         const { row, text } = await find(caller, type, id);
         const url = `${settings.baseUrl}/${type}/${id}`;
         const response = JSON.stringify({ status: '200', etag: `W/"${row.version}"`, lastModified: row.last_updated.toISOString() });

@@ -18,7 +18,7 @@ export function checkIncludes(parts: Pick<FacadeParts, 'allows'>, caller: Caller
   for (const { reverse, source, targets } of includes) {
     // Where no type is named, those that the token does not reach are left out.
     for (const type of reverse ? [source] : targets) {
-      if (!parts.allows(caller.actor, type, reverse ? 'search' : 'read')) throw new CodedError('FORBIDDEN');
+      if (!parts.allows(caller.actor, type, reverse ? 's' : 'r')) throw new CodedError('FORBIDDEN');
     }
   }
 }
@@ -56,7 +56,7 @@ export async function includedRows(
         const reference = element.slice(prefix.length);
         const type = typeOfReference(reference);
         if (include.targets.length > 0 && !include.targets.includes(type)) continue;
-        if (isSearchable(type) && parts.allows(caller.actor, type, 'read')) wanted.add(reference);
+        if (isSearchable(type) && parts.allows(caller.actor, type, 'r')) wanted.add(reference);
       }
     }
   }

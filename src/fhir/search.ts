@@ -254,7 +254,7 @@ export function createSearcher(parts: FacadeParts, settings: FacadeSettings): Se
 
   return {
     search: (caller, type, pairs, { lenient }) =>
-      access(parts, caller, { interaction: 'search-type', needs: [{ type, interaction: 'search' }], type }, () => {
+      access(parts, caller, { interaction: 'search-type', needs: [{ type, interaction: 's' }], type }, () => {
         if (!isSearchable(type)) throw new CodedError('NOT_FOUND');
         return work(caller, type, pairs, lenient);
       }),

@@ -143,12 +143,14 @@ export function typeOfReference(reference: string): string {
   return parts.length > 1 ? (parts[parts.length - 2] ?? '') : '';
 }
 
-/** The range of a date, dateTime, instant, Period or Timing (hull of its events). */
+/** The range of a date, dateTime, instant, Period or Timing (hull of its events, else its bounds). */
 export function rangeOf(value: Json): TimeRange | undefined {
   const text = textOf(value);
   if (text !== undefined) return timeRange(text);
   if (!isObject(value)) return undefined;
   if (Array.isArray(value['event'])) return hull((value['event'] as readonly Json[]).flatMap((event) => rangeOf(event) ?? []));
+  const { repeat } = value;
+  if (isObject(repeat)) return isObject(repeat['boundsPeriod']) ? rangeOf(repeat['boundsPeriod']) : undefined;
   return periodRange(textOf(value['start']), textOf(value['end']));
 }
 

@@ -29,9 +29,9 @@ export interface CompositePart {
 
 /** Types of a choice element `x[x]` that search looks at. */
 export const CHOICES: Readonly<Record<string, readonly string[]>> = {
-  effective: ['effectiveDateTime', 'effectivePeriod', 'effectiveInstant'],
-  performed: ['performedDateTime', 'performedPeriod'],
-  occurrence: ['occurrenceDateTime', 'occurrencePeriod'],
+  effective: ['effectiveDateTime', 'effectivePeriod', 'effectiveTiming', 'effectiveInstant'],
+  performed: ['performedDateTime', 'performedPeriod', 'performedString', 'performedAge', 'performedRange'],
+  occurrence: ['occurrenceDateTime', 'occurrencePeriod', 'occurrenceTiming'],
   occurred: ['occurredDateTime'],
   deceased: ['deceasedDateTime'],
 };

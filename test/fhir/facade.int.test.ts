@@ -301,7 +301,7 @@ describe('search', () => {
     assert.equal(back.body.entry[0].resource.content[0].attachment.url, `${BASE}/Binary/pdf-l1`);
     const performer = await get('/fhir/Observation?_id=obs-l1-0&_include=Observation:performer:Practitioner').expect(200);
     assert.deepEqual(ids(performer.body, 'include'), ['prac-l1']);
-    world.state.deny.add('Patient.read');
+    world.state.deny.add('Patient.r');
     await get('/fhir/DiagnosticReport?_include=DiagnosticReport:patient').expect(403);
     assert.deepEqual(
       ids((await get('/fhir/DiagnosticReport?_id=rep-l1&_include=DiagnosticReport:subject').expect(200)).body, 'include'),
@@ -449,7 +449,7 @@ describe('errors', () => {
     }
   });
   test('scope before data, staleness, and no answer without its audit', async () => {
-    world.state.deny.add('Observation.read').add('Observation.search');
+    world.state.deny.add('Observation.r').add('Observation.s');
     const forbidden = [
       await get('/fhir/Observation/obs-l1-0'),
       await get('/fhir/Observation/obs-none'),

@@ -6,6 +6,7 @@ import type { Express } from 'express';
 import { pino } from 'pino';
 import type { AccessEvent } from '../../src/audit/audit.ts';
 import type { Actor, MemberActor, PatientActor } from '../../src/auth/actor.ts';
+import { scopeAllows } from '../../src/auth/scopes.ts';
 import { CodedError } from '../../src/errors.ts';
 import { createFacade, type Facade } from '../../src/fhir/facade.ts';
 import type { FacadeParts, ServedResource } from '../../src/fhir/ports.ts';
@@ -73,7 +74,7 @@ export function member(name: string, extra: Partial<MemberActor> = {}): MemberAc
     member: `mem-${name}`,
     role: 'clinician',
     client: `cli-${name}`,
-    scopes: ['user/*.rs'],
+    scopes: ['user/*.rs', 'user/Consent.cu'],
     purpose: 'TREAT',
     tokenId: `jti-${name}`,
     ...extra,
@@ -138,7 +139,7 @@ export async function createWorld(
       return actor;
     },
     fresh: () => state.fresh,
-    allows: (_actor, type, interaction) => !state.deny.has(`${type}.${interaction}`),
+    allows: (actor, type, interaction) => scopeAllows(actor, type, interaction) && !state.deny.has(`${type}.${interaction}`),
     readableScope: ({ actor }) => {
       const id = actor.kind === 'patient' ? actor.patient : actor.kind === 'member' ? actor.member : actor.institution;
       return sql`select g.inst, g.pat, g.category, g.data_start, g.data_end from test_grant g where g.actor = ${id}`;
