@@ -147,7 +147,7 @@ export function createProjection(options: ProjectionOptions): Projection {
       pass = new AbortController();
       const signal = AbortSignal.any([closing.signal, pass.signal]);
       try {
-        await database.query(sql`insert into projection.checkpoint (height, tip) values (0, '') on conflict (only) do nothing`);
+        await database.query(sql`insert into projection.checkpoint (height, tip) values (0, '') on conflict (one) do nothing`);
         seen = (await checkpoint(database))?.height ?? 0;
         held.forget();
         denied = undefined;
@@ -235,7 +235,7 @@ export function createProjection(options: ProjectionOptions): Projection {
     },
     async rebuild() {
       await database.transaction(async (tx) => {
-        await tx.query(sql`insert into projection.checkpoint (height, tip) values (0, '') on conflict (only) do nothing`);
+        await tx.query(sql`insert into projection.checkpoint (height, tip) values (0, '') on conflict (one) do nothing`);
         await tx.query(sql`select height from projection.checkpoint for update`);
         await tx.query(raw(`truncate ${TABLES}`));
         await tx.query(sql`update projection.checkpoint set height = 0, tip = '', own_seen_at = null`);
