@@ -44,30 +44,30 @@ export async function writeRows(on: Sql, block: number, replayed: readonly Repla
   return writeEntries(on, block, writes);
 }
 
-function parse<T>(write: Write): T {
+function parse(write: Write): unknown {
   // Only the contract writes, and it never deletes what these tables show.
-  return JSON.parse(write.value ?? 'null') as T;
+  return JSON.parse(write.value ?? 'null');
 }
 
 async function writeParties(on: Sql, block: number, writes: readonly Write[], denied: Denied): Promise<void> {
   for (const write of writes) {
     const [kind, inst = '', mem = ''] = write.parts;
     if (kind === 'inst') {
-      const v = parse<InstitutionState>(write);
+      const v = parse(write) as InstitutionState;
       const status = denied.institution(inst) ? 'alarmed' : v.status;
       await on.query(sql`insert into projection.institution (inst, msp, status, signing_jwk, encryption_jwk, block)
         values (${inst}, ${v.msp}, ${status}, ${JSON.stringify(v.signing)}::jsonb, ${JSON.stringify(v.encryption)}::jsonb, ${block})
         on conflict (inst) do update set msp = excluded.msp, status = excluded.status, signing_jwk = excluded.signing_jwk,
           encryption_jwk = excluded.encryption_jwk, block = excluded.block`);
     } else if (kind === 'mem') {
-      const v = parse<MemberState>(write);
+      const v = parse(write) as MemberState;
       const status = denied.member(inst, mem) ? 'alarmed' : v.status;
       await on.query(sql`insert into projection.member (inst, mem, role, signing_thumbprint, encryption_thumbprint, status, valid_until, block)
         values (${inst}, ${mem}, ${v.role}, ${v.signing}, ${v.encryption}, ${status}, ${v.validUntil}::timestamptz, ${block})
         on conflict (inst, mem) do update set role = excluded.role, signing_thumbprint = excluded.signing_thumbprint,
           encryption_thumbprint = excluded.encryption_thumbprint, status = excluded.status, valid_until = excluded.valid_until, block = excluded.block`);
     } else {
-      const v = parse<AnchorState>(write);
+      const v = parse(write) as AnchorState;
       await on.query(sql`insert into projection.anchor (inst, number, root, time, block) values (${inst}, ${v.number}, ${v.root}, ${v.time}::timestamptz, ${block})
         on conflict (inst) do update set number = excluded.number, root = excluded.root, time = excluded.time, block = excluded.block`);
     }
@@ -77,7 +77,7 @@ async function writeParties(on: Sql, block: number, writes: readonly Write[], de
 async function writePatients(on: Sql, block: number, writes: readonly Write[], denied: Denied): Promise<void> {
   const cores = writes.filter(({ parts }) => parts[0] === 'pat' && parts[3] === 'core');
   if (cores.length > 0) {
-    const values = cores.map((write) => ({ inst: write.parts[1] ?? '', pat: write.parts[2] ?? '', core: parse<PatientState>(write) }));
+    const values = cores.map((write) => ({ inst: write.parts[1] ?? '', pat: write.parts[2] ?? '', core: parse(write) as PatientState }));
     await on.query(sql`insert into projection.patient (inst, pat, custody, status, block)
       select p.inst, p.pat, p.custody, p.status, ${block}::bigint
       from unnest(${values.map((v) => v.inst)}::text[], ${values.map((v) => v.pat)}::text[], ${values.map((v) => v.core.custody)}::boolean[],
@@ -89,11 +89,11 @@ async function writePatients(on: Sql, block: number, writes: readonly Write[], d
     await on.query(sql`insert into projection.category_key (inst, pat, category, version, public_jwk, block)
       select k.inst, k.pat, k.category, k.version, k.jwk::jsonb, ${block}::bigint
       from unnest(${keys.map((w) => w.parts[1])}::text[], ${keys.map((w) => w.parts[2])}::text[], ${keys.map((w) => w.parts[4])}::text[],
-        ${keys.map((w) => Number(w.parts[6]))}::integer[], ${keys.map((w) => JSON.stringify(parse<CategoryKeyState>(w).key))}::text[]) k (inst, pat, category, version, jwk)
+        ${keys.map((w) => Number(w.parts[6]))}::integer[], ${keys.map((w) => JSON.stringify((parse(w) as CategoryKeyState).key))}::text[]) k (inst, pat, category, version, jwk)
       on conflict (inst, pat, category, version) do update set public_jwk = excluded.public_jwk, block = excluded.block`);
   }
   for (const write of writes.filter(({ parts }) => parts[0] === 'emg')) {
-    const v = parse<EmergencyState>(write);
+    const v = parse(write) as EmergencyState;
     await on.query(sql`insert into projection.emergency (inst, pat, id, member, from_time, until_time, block)
       values (${write.parts[1]}, ${write.parts[2]}, ${write.parts[3]}, ${v.member}, ${v.from}::timestamptz, ${v.until}::timestamptz, ${block})
       on conflict (inst, pat, id) do nothing`);
@@ -107,7 +107,7 @@ async function writePermissions(on: Sql, block: number, writes: readonly Write[]
   for (const write of writes) if (write.parts[6] === 'v') heads.set(write.parts.slice(1, 6).join('/'), write);
   for (const write of heads.values()) {
     const [, inst, pat, grantor, grantee, category, , seq] = write.parts;
-    const v = parse<PermissionState>(write);
+    const v = parse(write) as PermissionState;
     await on.query(sql`insert into projection.permission (inst, pat, grantor, grantee, category, seq, status, parent_grantor, parent_grantee, recorded_at, tx_id, block)
       values (${inst}, ${pat}, ${grantor}, ${grantee}, ${category}, ${Number(seq)}, ${v.status}, ${v.parentGrantor}, ${v.parentGrantee}, ${v.at}::timestamptz, ${write.txId}, ${block})
       on conflict (inst, pat, grantor, grantee, category) do update set seq = excluded.seq, status = excluded.status, parent_grantor = excluded.parent_grantor,
@@ -143,7 +143,7 @@ async function writeEntries(on: Sql, block: number, all: readonly Write[]): Prom
   }
   if (documents.size === 0) return [];
   const rows = [...entries.values()];
-  const values = rows.map((row) => parse<EntryState>(row));
+  const values = rows.map((row) => parse(row) as EntryState);
   const part = (i: number): string[] => rows.map((row) => row.parts[i] ?? '');
   let contradicting: Write[] = [];
   if (rows.length > 0) {

@@ -245,6 +245,8 @@ class Deciding {
       if (clause.permit) permitted = join(permitted, period);
       else denied = join(denied, period);
     }
+    // What the patient denies the asker has been cut out for all heads together.
+    if (head.grantor === 'patient' && depth === 1) return permitted;
     const own = cut(permitted, denied);
     if (head.grantor === 'patient' || own.length === 0) return own;
     if (head.parent === null || depth >= MAX_DEPTH) return NONE;

@@ -34,7 +34,6 @@ export const REFUSALS = {
   MEMBER_EXISTS: 'The member is already registered, with other content.',
   MEMBER_UNKNOWN: 'The member is not registered.',
   MEMBER_INACTIVE: 'The member is suspended or expired.',
-  ROLE_UNKNOWN: 'There is no such role.',
   ROLE_FUNCTION: 'The role of the member does not have this function.',
   VALIDITY_PAST: 'The end of validity lies before the transaction.',
   // -- patients --
@@ -60,7 +59,6 @@ export const REFUSALS = {
   SHARE_WIDER: 'What is shared is wider than the permission that it stands on, or that permission does not allow sharing.',
   SHARE_DEPTH: 'A permission may be shared on to a depth of 3 only.',
   // -- documents --
-  NOT_RECORDER: 'Only the institution that recorded the document may do this.',
   UPLOAD_NOT_PERMITTED: 'The upload stands on no live permission.',
   ENTRY_UNKNOWN: 'The entry to be resealed is not on the ledger.',
   COMMITMENT_DIFFERS: 'The commitment differs from that of the entry resealed.',
