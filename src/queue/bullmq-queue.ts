@@ -17,7 +17,7 @@ interface BullJobs {
   getJob(id: string): Promise<
     | {
         getState(): Promise<string>;
-        retry(state: 'failed', options: { resetAttemptsMade: boolean; resetAttemptsStarted: boolean }): Promise<void>;
+        retry(state: 'failed' | 'completed', options: { resetAttemptsMade: boolean; resetAttemptsStarted: boolean }): Promise<void>;
       }
     | undefined
   >;
@@ -100,9 +100,10 @@ export function createBullQueue(backend: BullBackend, options: BullQueueOptions)
     async retry(id) {
       await attempt(async () => {
         const job = await queue.getJob(id);
-        if (job === undefined || (await job.getState()) !== 'failed') return;
+        const state = await job?.getState();
+        if (job === undefined || (state !== 'failed' && state !== 'completed')) return;
         // Without the resets `attemptsMade` passes `attempts`, and the poison guard counts old starts.
-        await job.retry('failed', { resetAttemptsMade: true, resetAttemptsStarted: true });
+        await job.retry(state, { resetAttemptsMade: true, resetAttemptsStarted: true });
       });
     },
     async process(handler, { concurrency }) {
@@ -166,7 +167,7 @@ async function startWatchedWorker(
       const reason = codeOf(error) ?? (error instanceof Error ? error.name : 'Error');
       // Only a code goes into the queue: an error's text may tell more than the queue may hold.
       if (FINAL.has(reason)) throw new UnrecoverableError(reason);
-      throw new Error(reason);
+      throw new Error(reason, { cause: error });
     } finally {
       running--;
       lastActivity = Date.now();

@@ -1,5 +1,5 @@
 import { createPostgresBackend, type PostgresQueueBackend, Queue, runMigrations, Worker } from 'bullmq';
-import pg from 'pg';
+import { Client } from 'pg';
 import { CodedError } from '../errors.ts';
 import { type BullQueueOptions, createBullQueue, WORKER_SETTINGS } from './bullmq-queue.ts';
 import type { JobQueue } from './queue.ts';
@@ -40,7 +40,7 @@ export async function createPostgresQueue(options: PostgresQueueOptions): Promis
   /** One at a time, however many callers found the schema gone. */
   function makeSchema(): Promise<void> {
     migrating ??= (async () => {
-      const client = new pg.Client({ connectionString: options.url, application_name: 'oncobridge-queue-schema' });
+      const client = new Client({ connectionString: options.url, application_name: 'oncobridge-queue-schema' });
       client.on('error', onError);
       await client.connect();
       try {

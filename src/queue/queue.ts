@@ -6,7 +6,7 @@ export interface JobQueue {
   /** Adds jobs in one call. An id that is already known is ignored, whatever its state. */
   add(jobs: readonly Job[]): Promise<void>;
   state(id: string): Promise<JobState>;
-  /** Re-runs a failed job; re-adding never does. */
+  /** Runs a settled job once more, failed or completed; re-adding never does. Others and unknown ones are left alone. */
   retry(id: string): Promise<void>;
   /** Starts a worker; a handler that throws fails the attempt. */
   process(handler: (job: Job) => Promise<void>, options: { concurrency: number }): Promise<JobWorker>;

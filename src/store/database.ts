@@ -1,4 +1,4 @@
-import pg from 'pg';
+import { Client, Pool, type PoolClient, types as pgTypes } from 'pg';
 import { compile, type SqlFragment } from './sql.ts';
 
 /** What a query runs on: the pool or an open transaction. Rows come back as plain objects; bigint as number, bytea as Buffer, timestamptz as Date. */
@@ -15,23 +15,24 @@ export interface Database extends Sql {
   close(): Promise<void>;
 }
 
+const INT8: number = pgTypes.builtins.INT8;
 const types = {
   getTypeParser: ((oid: number, format?: 'text' | 'binary') => {
     // int8 and numeric counts stay far below 2^53 here: block numbers, sequence numbers, byte sizes.
-    if (oid === pg.types.builtins.INT8) return Number;
-    return pg.types.getTypeParser(oid as never, format as never);
+    if (oid === INT8) return Number;
+    return pgTypes.getTypeParser(oid as never, format as never);
   }) as never,
 };
 
 /** A pool of connections to the PostgreSQL at `url`. */
 export function createDatabase(options: { url: string; maxConnections?: number; onError?: (error: Error) => void }): Database {
   const onError = options.onError ?? (() => {});
-  const pool = new pg.Pool({ connectionString: options.url, max: options.maxConnections ?? 10, types, application_name: 'oncobridge' });
+  const pool = new Pool({ connectionString: options.url, max: options.maxConnections ?? 10, types, application_name: 'oncobridge' });
   // A connection that dies while idle must not end the process: the next query takes another.
   pool.on('error', onError);
   const names = new Map<string, string>();
 
-  const on = (client: pg.Pool | pg.PoolClient): Sql => ({
+  const on = (client: Pool | PoolClient): Sql => ({
     async query<Row extends object>(fragment: SqlFragment): Promise<Row[]> {
       const { text, values } = compile(fragment);
       if (values.length === 0) return (await client.query(text)).rows as Row[];
@@ -63,10 +64,10 @@ export function createDatabase(options: { url: string; maxConnections?: number; 
       }
     },
     async listen(channel, handler) {
-      let client: pg.Client | undefined;
+      let client: Client | undefined;
       let closed = false;
       const connect = async (): Promise<void> => {
-        const next = new pg.Client({ connectionString: options.url, keepAlive: true, application_name: 'oncobridge-listen' });
+        const next = new Client({ connectionString: options.url, keepAlive: true, application_name: 'oncobridge-listen' });
         next.on('error', onError);
         next.on('end', () => {
           if (!closed) setTimeout(() => connect().catch(onError), 500).unref();

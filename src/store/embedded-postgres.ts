@@ -3,7 +3,7 @@ import { chmod, chown, link, lstat, mkdir, readdir, readFile, rm, writeFile } fr
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
-import pg from 'pg';
+import { Client } from 'pg';
 import { CodedError } from '../errors.ts';
 import { type FolderLock, lockFolder } from './folder-lock.ts';
 import { chooseLauncher, findBinaries, type Launcher, majorVersion, type PostgresBinaries } from './postgres-binaries.ts';
@@ -329,7 +329,7 @@ async function giveTo(directory: string, launcher: Launcher): Promise<void> {
 }
 
 async function ensureDatabase(adminUrl: string, database: string): Promise<void> {
-  const client = new pg.Client({ connectionString: adminUrl });
+  const client = new Client({ connectionString: adminUrl });
   client.on('error', () => {});
   await client.connect();
   try {

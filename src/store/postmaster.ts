@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { open, readdir, readFile, readlink, realpath, rename, rm, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import pg from 'pg';
+import { Client } from 'pg';
 import { ids, type Launcher, type PostgresBinaries } from './postgres-binaries.ts';
 
 /** What `postmaster.pid` says: pid, and the server's own word on its state. */
@@ -67,7 +67,7 @@ export type Answer = 'ready' | 'no-database' | 'wrong-password' | 'silent';
 
 /** Asks the server at `url`. Any answer but "not now" proves that it is up, a refusal for want of connections included. */
 export async function ask(url: string): Promise<Answer> {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 3000, application_name: 'oncobridge-start' });
+  const client = new Client({ connectionString: url, connectionTimeoutMillis: 3000, application_name: 'oncobridge-start' });
   client.on('error', () => {});
   try {
     await client.connect();

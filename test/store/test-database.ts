@@ -3,7 +3,7 @@ import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { after } from 'node:test';
-import pg from 'pg';
+import { Client } from 'pg';
 import { createDatabase, type Database } from '../../src/store/database.ts';
 import { createEmbeddedPostgres, type EmbeddedPostgres } from '../../src/store/embedded-postgres.ts';
 import { lockFolder } from '../../src/store/folder-lock.ts';
@@ -151,7 +151,7 @@ async function exclusively<T>(work: () => Promise<T>): Promise<T> {
 }
 
 async function admin(url: string, text: string): Promise<{ datname: string }[]> {
-  const client = new pg.Client({ connectionString: url });
+  const client = new Client({ connectionString: url });
   client.on('error', () => {});
   await client.connect();
   try {
