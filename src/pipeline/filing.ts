@@ -282,7 +282,7 @@ export function createFiling(parts: {
   async function identities(draft: DocumentDraft, directory: readonly string[]): Promise<ResourceIds> {
     const source = draft.own[0]?.row.source ?? '';
     const wanted = await Promise.all([
-      ...draft.own.map(async (record) => ({
+      ...[...draft.own, ...draft.context].map(async (record) => ({
         ref: record.description.ref,
         key: await keys.resource(source, record.description.ref, draft.subject.sub),
       })),

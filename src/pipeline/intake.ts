@@ -16,8 +16,8 @@ import { type ResourceText, writeDirectory } from '../store/resources.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import type { FilingConfig } from './parts.ts';
 import type { createPatientMatching, MatchedPatient } from './patient-matching.ts';
-import { digestRecord } from './raw-record.ts';
-import { type SealedFor, sealedForText, sealRecord } from './record-seal.ts';
+import { digestRecord, digestStatement } from './raw-record.ts';
+import { type SealedFor, sealedForText, sealRecord, sealVersionName } from './record-seal.ts';
 import type { SourceKeys } from './source-keys.ts';
 
 /** What became of a page's records, by outcome and reason: for the progress line and the metrics. */
@@ -133,7 +133,7 @@ export function createIntake(parts: {
         content: s.content,
         raw: await sealRecord(rows, s.rec, sealedFor, { source, stream, record: s.raw }),
         sealedFor: sealedForText(sealedFor),
-        versionId: await rows.sealPurpose('marks', `version/${s.rec}`, Buffer.from(s.raw.versionId)),
+        versionId: await sealVersionName(rows, s.rec, { type: s.raw.type, id: s.raw.id, versionId: s.raw.versionId }),
         lastUpdated: orderOf(s) === 0 ? null : new Date(orderOf(s)),
         current: decided.current,
         deleted: s.raw.deleted === true,
@@ -187,7 +187,10 @@ export function createIntake(parts: {
     return Promise.all(
       records.map(async (raw): Promise<Seen> => {
         const ref = `${raw.type}/${raw.id}`;
-        const [key, versionKey] = await Promise.all([keys.ref(source, ref), keys.version(source, ref, raw.versionId, digestRecord(raw))]);
+        const [key, versionKey] = await Promise.all([
+          keys.ref(source, ref),
+          keys.version(source, ref, raw.versionId, digestStatement(raw)),
+        ]);
         const base = { raw, rec: newId('rec'), ref, key, versionKey };
         if (raw.deleted === true) return { ...base, content: await keys.content(`deleted|${key}`), invalid: false };
         try {

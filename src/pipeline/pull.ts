@@ -3,11 +3,12 @@ import type { Source } from '../adapters/source.ts';
 import { CodedError, codeOf } from '../errors.ts';
 import type { Classifier } from '../records/classify.ts';
 import type { Database } from '../store/database.ts';
-import { sourcePatientIds } from '../store/patients.ts';
-import { newestVersionId } from '../store/records.ts';
+import { sourcePatientIds, sourcePatients } from '../store/patients.ts';
+import { newestVersion, standingRecords } from '../store/records.ts';
 import { advanceStream, leaseStream, readStream, releaseStream } from '../store/streams.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import type { createIntake } from './intake.ts';
+import { openVersionName } from './record-seal.ts';
 import type { SourceKeys } from './source-keys.ts';
 
 /** How far a stream's pull has come: what the progress line shows. */
@@ -77,8 +78,14 @@ export function createPull(parts: {
           );
         },
         knownVersion: async (type, id) => {
-          const row = await newestVersionId(database, await keys.ref(source.id, `${type}/${id}`));
-          return row === undefined ? undefined : (await rows.openPurpose('marks', `version/${row.rec}`, row.versionId)).toString();
+          const row = await newestVersion(database, await keys.ref(source.id, `${type}/${id}`));
+          return row === undefined ? undefined : (await openVersionName(rows, row)).versionId;
+        },
+        knownRecords: async (patient) => {
+          const key = await keys.ref(source.id, `Patient/${patient}`);
+          const pat = (await sourcePatients(database, source.id, [key])).get(key)?.pat;
+          if (pat === null || pat === undefined) return [];
+          return Promise.all((await standingRecords(database, source.id, stream, pat)).map((row) => openVersionName(rows, row)));
         },
       });
       for await (const page of pages) {

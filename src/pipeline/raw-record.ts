@@ -85,3 +85,8 @@ export function digestRecord(record: RawRecord): string {
     hash.update(`\n${attachment.contentIndex}:${attachment.problem ?? ''}\n`).update(attachment.bytes);
   return hash.digest('hex');
 }
+
+/** Without its attachments: a source leaves them out where it knows that the version is stored already. */
+export function digestStatement(record: RawRecord): string {
+  return createHash('sha256').update(record.bytes).digest('hex');
+}

@@ -28,3 +28,18 @@ export async function openRecord(rows: SealedRows, row: Pick<RecordRow, 'rec' | 
   const [patient, category] = row.sealed_for.split('/') as [string, string];
   return unpackRecord(await rows.open(patient, category, place(row.rec), row.raw));
 }
+
+/** What a source calls a version; kept apart from its bytes, so that a sweep can ask without opening them. */
+export interface VersionName {
+  type: string;
+  id: string;
+  versionId: string;
+}
+
+export function sealVersionName(rows: SealedRows, rec: string, name: VersionName): Promise<Buffer> {
+  return rows.sealPurpose('marks', `version/${rec}`, Buffer.from(JSON.stringify(name)));
+}
+
+export async function openVersionName(rows: SealedRows, row: { rec: string; version_id: Buffer }): Promise<VersionName> {
+  return JSON.parse((await rows.openPurpose('marks', `version/${row.rec}`, row.version_id)).toString()) as VersionName;
+}

@@ -188,12 +188,25 @@ export async function previousVersions(sqlOn: Sql, keys: readonly string[]): Pro
     select distinct on (key) ${COLUMNS} from record where key = any(${keys}) and not current and not deleted order by key, seq desc`);
 }
 
-/** The sealed versionId of the newest version under a key, so that a sweep need not fetch what has not changed. */
-export async function newestVersionId(sqlOn: Sql, key: string): Promise<{ rec: string; versionId: Buffer } | undefined> {
+/** What a source calls the newest version under a key (sealed), so that a sweep need not fetch what has not changed. */
+export async function newestVersion(sqlOn: Sql, key: string): Promise<{ rec: string; version_id: Buffer } | undefined> {
   const [row] = await sqlOn.query<{ rec: string; version_id: Buffer }>(
     sql`select rec, version_id from record where key = ${key} order by seq desc limit 1`,
   );
-  return row === undefined ? undefined : { rec: row.rec, versionId: row.version_id };
+  return row;
+}
+
+/** The clinical records of a patient in a stream that are not gone: what a sweep misses among them it reads again. */
+export async function standingRecords(
+  sqlOn: Sql,
+  source: string,
+  stream: string,
+  pat: string,
+): Promise<{ rec: string; version_id: Buffer }[]> {
+  return sqlOn.query(sql`
+    select rec, version_id from record
+    where pat = ${pat} and source = ${source} and stream = ${stream} and current and not deleted
+      and type not in ('Patient', 'Practitioner', 'Organization')`);
 }
 
 export async function decide(

@@ -24,7 +24,7 @@ create table record (
   content text not null,                  -- HMAC(content without meta): a change of meta alone makes no new document
   raw bytea not null,                     -- sealed {id, versionId, lastUpdated, bytes, attachments}
   sealed_for text,                        -- 'pat-…/category', 'directory', or null: intake key
-  version_id bytea not null,              -- sealed: what the source calls this version
+  version_id bytea not null,              -- sealed: what the source calls it (type, id, versionId)
   last_updated timestamptz,
   received_at timestamptz not null default now(),
   seq bigint generated always as identity,
@@ -42,6 +42,7 @@ create index record_key on record (key) where current;
 create index record_pending on record (source, seq) where outcome = 'pending';
 create index record_outcome on record (outcome, reason) where outcome = 'quarantine';
 create index record_sub on record (sub);
+create index record_patient on record (pat, source, stream) where current;
 -- Links between records by key: what assembles a subject without opening every record of a patient.
 create table record_link (rec text not null references record on delete cascade, relation text not null, target text not null, primary key (rec, relation, target));
 create index record_link_target on record_link (target, relation);
