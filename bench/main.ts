@@ -3,6 +3,7 @@ import { cpus } from 'node:os';
 import { parseArgs } from 'node:util';
 import { benchDecision } from './decision.ts';
 import { benchPdf } from './pdf.ts';
+import { benchPipeline } from './pipeline.ts';
 import type { BenchOptions, BenchRow } from './row.ts';
 import { benchSealing } from './sealing.ts';
 import { table } from './table.ts';
@@ -18,6 +19,7 @@ const BENCHES: Readonly<Record<string, Bench>> = {
   pdf: { what: 'CPU and size per document, beside a bare pdf-lib document', run: benchPdf },
   sealing: { what: 'sealed objects beside bare passes over the same bytes', run: () => benchSealing() },
   decision: { what: 'the decision over a million permissions', run: benchDecision },
+  pipeline: { what: 'record to receipt on the embedded default, beside rendering alone', run: benchPipeline },
 };
 
 const HELP = `Usage: npm run bench [-- name… options]
