@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { type TestContext, test } from 'node:test';
 import { CodedError } from '../../src/errors.ts';
 import type { Job, JobQueue } from '../../src/queue/queue.ts';
 
@@ -21,10 +21,17 @@ export async function until(what: string, check: () => boolean | Promise<boolean
 
 const job = (id: string, priority?: number): Job => ({ id, data: { batch: id }, ...(priority === undefined ? {} : { priority }) });
 
+/** Closed also where the test fails: an open queue would keep the run from ending. */
+async function open(t: TestContext, under: QueueUnderTest, extra?: Parameters<QueueUnderTest['create']>[0]): Promise<JobQueue> {
+  const queue = await under.create(extra);
+  t.after(() => queue.close());
+  return queue;
+}
+
 /** What both queues must do alike. `start` is called once a test; each queue has a name of its own. */
 export function conformance(name: string, start: () => Promise<QueueUnderTest>): void {
-  test(`${name}: jobs run once, with their data, and are known afterwards`, async () => {
-    const queue = await (await start()).create();
+  test(`${name}: jobs run once, with their data, and are known afterwards`, async (t) => {
+    const queue = await open(t, await start());
     const seen: Job[] = [];
     const worker = await queue.process(
       async (one) => {
@@ -45,11 +52,10 @@ export function conformance(name: string, start: () => Promise<QueueUnderTest>):
     await queue.clean(0);
     assert.equal(await queue.state('batch-fresh'), 'unknown');
     await worker.close(1000);
-    await queue.close();
   });
 
-  test(`${name}: lower numbers run before higher ones`, async () => {
-    const queue = await (await start()).create();
+  test(`${name}: lower numbers run before higher ones`, async (t) => {
+    const queue = await open(t, await start());
     await queue.add([job('batch-back', 2), job('batch-live', 1)]);
     await queue.add([job('batch-urgent')]);
     assert.equal((await queue.depth()).waiting, 3);
@@ -62,12 +68,11 @@ export function conformance(name: string, start: () => Promise<QueueUnderTest>):
     );
     await until('all ran', () => order.length === 3);
     assert.deepEqual(order, ['batch-urgent', 'batch-live', 'batch-back']);
-    await queue.close();
   });
 
-  test(`${name}: attempts with backoff, then failed; only retry revives it; no error text is kept`, async () => {
+  test(`${name}: attempts with backoff, then failed; only retry revives it; no error text is kept`, async (t) => {
     const under = await start();
-    const queue = await under.create({ attempts: 3, backoffMs: 20 });
+    const queue = await open(t, under, { attempts: 3, backoffMs: 20 });
     let runs = 0;
     let finalRuns = 0;
     let healthy = false;
@@ -98,12 +103,11 @@ export function conformance(name: string, start: () => Promise<QueueUnderTest>):
     assert.equal(runs, 4);
     await queue.retry('batch-bad');
     await until('a completed one ran again', () => runs === 5);
-    await queue.close();
   });
 
-  test(`${name}: everything may be deleted at any moment; the queue goes on without a restart`, async () => {
+  test(`${name}: everything may be deleted at any moment; the queue goes on without a restart`, async (t) => {
     const under = await start();
-    const queue = await under.create();
+    const queue = await open(t, under);
     const seen = new Set<string>();
     let release: () => void = () => {};
     const gate = new Promise<void>((done) => {
@@ -129,11 +133,10 @@ export function conformance(name: string, start: () => Promise<QueueUnderTest>):
     release();
     await queue.add([job('batch-three')]);
     await until('after the second deletion', () => seen.has('batch-three'));
-    await queue.close();
   });
 
-  test(`${name}: close waits for a running job, but not for ever`, async () => {
-    const queue = await (await start()).create();
+  test(`${name}: close waits for a running job, but not for ever`, async (t) => {
+    const queue = await open(t, await start());
     let finished = false;
     const worker = await queue.process(
       async () => {
@@ -160,6 +163,5 @@ export function conformance(name: string, start: () => Promise<QueueUnderTest>):
     await stuck.close(200);
     assert.ok(Date.now() - before < 4000, 'the deadline holds');
     let_go();
-    await queue.close();
   });
 }

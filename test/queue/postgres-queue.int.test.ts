@@ -13,7 +13,13 @@ conformance('PostgreSQL', async () => {
   return {
     create: (extra) => createPostgresQueue({ url, schema, ...extra }),
     async destroyAll() {
-      await database.query(raw(`drop schema ${schema} cascade`));
+      // A deadlock with the work under way is the dropper's to try again.
+      await until('dropped', () =>
+        database.query(raw(`drop schema if exists ${schema} cascade`)).then(
+          () => true,
+          () => false,
+        ),
+      );
     },
     async dump() {
       const rows = await database.query<{ text: string }>(raw(`select j::text as text from ${schema}.job j`));
