@@ -1,20 +1,119 @@
 import type { Actor } from '../auth/actor.ts';
+import { isEmergency } from '../auth/purposes.ts';
+import { hasFunction } from '../ledger/contract/decision.ts';
+import { ROLES, type Right } from '../ledger/contract/shapes.ts';
 import { raw, type SqlFragment, sql } from '../store/sql.ts';
 
 export interface ScopeQuestion {
   actor: Actor;
   purpose: string;
-  right: 'read' | 'upload' | 'share';
+  right: Right;
   /** One moment for the whole query. */
   now: Date;
 }
 
+/** Patient to A, A to B, B to C (the contract's decision.ts). */
+const MAX_DEPTH = 3;
+const EMERGENCY_ROLES = ROLES.filter((role) => hasFunction(role, 'emergency'));
+const ALL = sql`'{(,)}'::tstzmultirange`;
+const NONE = sql`'{}'::tstzmultirange`;
+
 /**
  * The readable scope as the body of a CTE with the columns (inst, pat, category, data_start, data_end): every patient,
  * category and data period that this actor may read now. A row is readable where it lies wholly inside one of them.
- * `with scope as (${readableScope(q)}) select … join scope s on s.inst = … and s.pat = … and s.category = …`
+ * `with scope as not materialized (${readableScope(q)}) select … join scope s on s.inst = … and s.pat = … and s.category = …`
+ *
+ * It is the contract's `decide` in SQL (architecture section 7), for the implicit policy `deny`: the differential test holds
+ * the two together. Whoever may read anything of a patient also reads `core`, the Patient itself. Revocations that are not
+ * projected yet are joined in the same snapshot. Multiranges join, meet and cut data periods as `decide` does; they are
+ * half open here and end at the last whole millisecond outside. Needs PostgreSQL 15.
+ *
+ * Written so that the planner can pull it up (no grouping, union or CTE at its top): a read by id then probes the permissions
+ * of its own patient, and a search of all patients starts at the grantee's.
  */
 export function readableScope(question: ScopeQuestion): SqlFragment {
-  return sql`select ''::text as inst, ''::text as pat, ''::text as category, null::timestamptz as data_start, null::timestamptz as data_end
-    where ${raw('false')} and ${question.now}::timestamptz is not null`;
+  const { actor, now, purpose, right } = question;
+  const q = sql`(select ${now}::timestamptz as at, ${purpose}::text as purpose, ${right}::text as wanted) q`;
+  if (actor.kind === 'patient') return ownRecord(q, actor.institution, actor.patient);
+  const member = actor.kind === 'member' ? actor.member : undefined;
+  const parties = member === undefined ? sql`` : sql`cross join projection.member m`;
+  const actorHolds =
+    member === undefined
+      ? sql`i.inst = ${actor.institution} and i.status = 'active'`
+      : sql`i.inst = ${actor.institution} and i.status = 'active'
+    and m.inst = i.inst and m.mem = ${member} and m.status = 'active' and m.valid_until > q.at`;
+  const name = `member:${actor.institution}:${member}`;
+  const grantees =
+    member === undefined
+      ? sql`array[${`organization:${actor.institution}`}]::text[]`
+      : sql`array[${`organization:${actor.institution}`}, ${name}, 'role:' || m.role]::text[]`;
+  const declared = member !== undefined && right === 'read' && isEmergency(purpose);
+  const emergency = sql`(m.role = any(${EMERGENCY_ROLES}::text[])
+      and exists (select 1 from projection.emergency e where e.inst = p.inst and e.pat = p.pat and e.member = ${name} and e.from_time <= q.at and q.at < e.until_time))`;
+  const concerned = sql`exists (select 1 from projection.permission h where h.inst = p.inst and h.pat = p.pat and h.grantee = any(${grantees}))`;
+  const periods = declared
+    ? sql`${permitted(grantees)} union all ${broken(grantees, emergency)}`
+    : permitted(grantees);
+  return sql`select p.inst, p.pat, c.category, lower(c.period) as data_start, upper(c.period) - interval '1 millisecond' as data_end
+  from ${q} cross join projection.institution i ${parties} cross join projection.patient p
+  cross join lateral (
+    with periods as (${periods}),
+    live as (select category, unnest(whole) as period from periods)
+    select category, period from live${right === 'read' ? sql` union all select 'core', '(,)'::tstzrange where exists (select 1 from live)` : sql``}) c
+  where ${actorHolds} and p.status = 'active' and ${declared ? sql`(${concerned} or ${emergency})` : concerned}`;
+}
+
+/** The patient themself: everything, in every category that has a key. */
+function ownRecord(q: SqlFragment, institution: string, patient: string): SqlFragment {
+  return sql`select p.inst, p.pat, c.category, null::timestamptz as data_start, null::timestamptz as data_end
+  from ${q} cross join projection.patient p
+  cross join lateral (select k.category from projection.category_key k where k.inst = p.inst and k.pat = p.pat and k.version = 1 union all select 'core') c
+  where p.inst = ${institution} and p.pat = ${patient} and p.status = 'active'`;
+}
+
+/** By category: what any chain of permissions grants, without what the patient denies. */
+function permitted(grantees: SqlFragment): SqlFragment {
+  return sql`select a.category,
+      range_agg(${chain('a', 1)}) - coalesce(range_agg(${clausesOf('a', 'deny', sql`q.wanted`)}) filter (where a.grantor = 'patient'), ${NONE}) as whole
+    from projection.permission a where a.inst = p.inst and a.pat = p.pat and a.grantee = any(${grantees}) group by a.category`;
+}
+
+/** Break-glass: everything but what the patient denies in emergencies too. */
+function broken(grantees: SqlFragment, emergency: SqlFragment): SqlFragment {
+  return sql`select k.category, ${ALL} - coalesce((
+        select range_agg(${clausesOf('a', 'deny', sql`q.wanted`, sql` and c.emergency`)}) from projection.permission a
+        where a.inst = p.inst and a.pat = p.pat and a.category = k.category and a.grantor = 'patient' and a.grantee = any(${grantees})), ${NONE}) as whole
+    from projection.category_key k where k.inst = p.inst and k.pat = p.pat and k.version = 1 and ${emergency}`;
+}
+
+/** The data periods for which head `alias` grants the right: met with those of every head above it, up to the patient's. */
+function chain(alias: string, depth: number): SqlFragment {
+  const head = raw(alias);
+  const own = ownPeriods(alias, sql`q.wanted`);
+  if (depth === MAX_DEPTH) return sql`case when ${head}.grantor = 'patient' then ${own} else ${NONE} end`;
+  const parent = `${alias}${depth}`;
+  const above = raw(parent);
+  // Who shares on must hold both the right and the right to share.
+  return sql`case when ${head}.grantor = 'patient' then ${own} else coalesce((
+      select ${own} * ${chain(parent, depth + 1)} * ${ownPeriods(parent, sql`'share'`)} from projection.permission ${above}
+      where ${above}.inst = ${head}.inst and ${above}.pat = ${head}.pat and ${above}.category = ${head}.category
+        and ${above}.grantor = ${head}.parent_grantor and ${above}.grantee = ${head}.parent_grantee), ${NONE}) end`;
+}
+
+/** What this head's own clauses permit; nothing while a revocation of it is on its way. */
+function ownPeriods(alias: string, right: SqlFragment): SqlFragment {
+  const head = raw(alias);
+  return sql`case when exists (select 1 from revocation v
+        where v.inst = ${head}.inst and v.pat = ${head}.pat and v.grantor = ${head}.grantor and v.grantee = ${head}.grantee and v.category = ${head}.category
+          and not exists (select 1 from projection.state s where s.key = v.used_key)) then ${NONE}
+      else ${clausesOf(alias, 'permit', right)} - ${clausesOf(alias, 'deny', right)} end`;
+}
+
+/** The data periods of the head's clauses of this effect that hold for right, purpose and moment. */
+function clausesOf(alias: string, effect: 'permit' | 'deny', right: SqlFragment, further: SqlFragment = sql``): SqlFragment {
+  const head = raw(alias);
+  return sql`coalesce((select range_agg(tstzrange(c.data_start, c.data_end + interval '1 millisecond')) from projection.clause c
+        where c.inst = ${head}.inst and c.pat = ${head}.pat and c.grantor = ${head}.grantor and c.grantee = ${head}.grantee and c.category = ${head}.category
+          and c.effect = ${raw(`'${effect}'`)} and ${right} = any(c.rights) and (c.purposes is null or q.purpose = any(c.purposes))
+          and (c.period_start is null or c.period_start <= q.at) and (c.period_end is null or q.at <= c.period_end)${further}), ${NONE})`;
 }
