@@ -1,4 +1,4 @@
-import { createCipheriv, createDecipheriv, createHash, createHmac, createSecretKey, hash, hkdfSync, type KeyObject } from 'node:crypto';
+import { createCipheriv, createDecipheriv, createHmac, createSecretKey, hash, hkdfSync, type KeyObject } from 'node:crypto';
 import { CodedError } from '../errors.ts';
 import { canonicalJson } from './canonical-json.ts';
 import type { InnerHeader, OuterHeader } from './sealed-object.ts';
@@ -15,8 +15,8 @@ const TAG_BYTES = 16;
 /** Above this many bytes of PDF and Bundle together, both are sealed in chunks. */
 export const CHUNKED_ABOVE_BYTES = 10 * 1024 * 1024;
 const CHUNK_BYTES = 64 * 1024;
-/** Outputs of this size stay in the processor's cache on their way from the cipher to the object and its hash. */
-const STRIDE_BYTES = 128 * 1024;
+/** A large part goes through the cipher in strides, so that its output does not stand in memory twice. */
+const STRIDE_BYTES = 1024 * 1024;
 const MAX_HEADER_BYTES = 64 * 1024;
 const PARTS = ['inner', 'pdf', 'bundle'] as const;
 type PartName = (typeof PARTS)[number];
@@ -50,10 +50,10 @@ export function writeSealed(
     pdf: { bytes: pdf.length, sha256: hash('sha256', pdf) },
   };
   const factsText = canonicalJson(innerFacts(inner));
-  const innerText = Buffer.from(`{"facts":${factsText},"parts":${canonicalJson(parts)},"salt":${canonicalJson(salt)}}`);
+  const innerText = `{"facts":${factsText},"parts":${partsText(parts)},"salt":"${salt}"}`;
+  const innerTextBytes = Buffer.byteLength(innerText);
   // Blanks after the JSON, so that the length in clear does not count the records of the manifest.
-  const innerPlain = Buffer.alloc(padded(innerText.length), ' ');
-  innerText.copy(innerPlain);
+  const innerPlain = Buffer.from(innerText + ' '.repeat(padded(innerTextBytes) - innerTextBytes));
   const chunked = pdf.length + bundle.length > CHUNKED_ABOVE_BYTES;
   const { category, document, format, institution, patient, version, wrap } = facts;
   const innerBytes = innerPlain.length + TAG_BYTES;
@@ -86,18 +86,16 @@ export function writeSealed(
   while (sealedSize(plainSize(total - ahead, chunked), chunked) !== total - ahead) total = padded(total + 1);
   const padding = plainSize(total - ahead, chunked) - bundle.length;
   const out = Buffer.allocUnsafeSlow(total);
-  const ciphertext = createHash('sha256').update(aad);
   aad.copy(out);
   let at = aad.length;
   const put = (bytes: Buffer): void => {
     out.set(bytes, at);
-    ciphertext.update(bytes);
     at += bytes.length;
   };
   encryptPart(keys.inner, aad, innerPlain, 0, false, put);
   encryptPart(keys.pdf, aad, pdf, 0, chunked, put);
   encryptPart(keys.bundle, aad, bundle, padding, chunked, put);
-  return { bytes: out, ciphertextHash: ciphertext.digest('hex'), commitment: commitmentOf(salt, factsText, parts) };
+  return { bytes: out, ciphertextHash: hash('sha256', out), commitment: commitmentOf(salt, factsText, parts) };
 }
 
 export interface OpenedParts {
@@ -158,6 +156,11 @@ export function readParts(
 export function padded(size: number): number {
   const step = 2 ** Math.max(4, Math.floor(Math.log2(size)) - 4);
   return Math.ceil(size / step) * step;
+}
+
+/** JCS, written out: numbers and hex need no escapes, and small documents feel it. */
+function partsText({ bundle, pdf }: StoredInner['parts']): string {
+  return `{"bundle":{"bytes":${bundle.bytes},"sha256":"${bundle.sha256}"},"pdf":{"bytes":${pdf.bytes},"sha256":"${pdf.sha256}"}}`;
 }
 
 function innerFacts(inner: InnerHeader): InnerHeader {

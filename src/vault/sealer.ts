@@ -53,6 +53,8 @@ export function createSealer(parts: { custodian: Custodian }): Sealer {
         institution,
       };
       rawKey.fill(0);
+      // It is written into the header as it is; a salt read from an opened object always has this form.
+      if (input.inner.salt !== undefined && !/^[A-Za-z0-9_-]{43}$/.test(input.inner.salt)) throw broken('The salt given is malformed.');
       const salt = input.inner.salt ?? randomBytes(32).toString('base64url');
       const facts = { format: FORMAT, institution, document, version, patient, category, wrap };
       return { ...writeSealed(facts, key, salt, input.inner, input.pdf, input.bundle), wrap };

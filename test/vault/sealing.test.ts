@@ -301,5 +301,25 @@ test('canonical JSON is RFC 8785', () => {
     '{"\\r":"Carriage Return","1":"One","\u0080":"Control","\u00f6":"o","\u20ac":"Euro Sign","\ud83d\ude00":"Smiley","\ufb33":"Dalet"}',
   );
   assert.equal(canonicalJson([1e21, 1e-7, -0, 4.5, null, true, [], {}]), '[1e+21,1e-7,0,4.5,null,true,[],{}]');
+  // In order or not, the same text; sparse arrays and members that are undefined too.
+  const reversed = (value: unknown): unknown => {
+    if (Array.isArray(value)) return value.map(reversed);
+    if (typeof value !== 'object' || value === null) return value;
+    const turned: Record<string, unknown> = Object.create(null) as Record<string, unknown>;
+    for (const [name, member] of Object.entries(value).toReversed()) turned[name] = reversed(member);
+    return turned;
+  };
+  fc.assert(
+    fc.property(fc.jsonValue(), (value) => {
+      const text = canonicalJson(value);
+      assert.equal(canonicalJson(reversed(value)), text);
+      assert.deepEqual(JSON.parse(text), JSON.parse(JSON.stringify(value)));
+    }),
+    { ...settings, numRuns: 300 },
+  );
+  assert.equal(canonicalJson({ a: undefined, b: 1 }), '{"b":1}');
+  const sparse: unknown[] = [1];
+  sparse[2] = 2;
+  assert.throws(() => canonicalJson(sparse), TypeError);
   for (const impossible of [Number.NaN, '\ud800', [undefined], () => 1, 1n]) assert.throws(() => canonicalJson(impossible), TypeError);
 });
