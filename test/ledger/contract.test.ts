@@ -1,15 +1,18 @@
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { before, describe, test } from 'node:test';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { base64url, compareUtf8, fromBase64url } from '../../src/ledger/contract/bytes.ts';
 import { TRANSACTIONS } from '../../src/ledger/contract/contract.ts';
+import type { EcJwk } from '../../src/ledger/contract/host.ts';
 import { canonicalize, parseCanonical } from '../../src/ledger/contract/jcs.ts';
+import { thumbprint } from '../../src/ledger/contract/jws.ts';
 import { isPublicKey } from '../../src/ledger/contract/p256.ts';
 import * as build from '../../src/ledger/contract/payloads.ts';
 import { REFUSALS, Refusal, type RefusalCode } from '../../src/ledger/contract/refusals.ts';
-import { TYP } from '../../src/ledger/contract/shapes.ts';
-import { simulate } from '../../src/ledger/simulation.ts';
+import { PAYLOADS, TYP } from '../../src/ledger/contract/shapes.ts';
+import { MemoryState } from '../../src/ledger/memory-state.ts';
+import { Overlay, readHost, simulate } from '../../src/ledger/simulation.ts';
 import { AWAY, CATEGORIES, cast, createWorld, HOME, hex64, LEDGER, newKey, T0 } from './world.ts';
 
 const keys = cast();
@@ -762,7 +765,7 @@ describe('determinism', () => {
             results.push(await w.run(name, args).catch((error: Error) => error.message));
             if (typeof results.at(-1) === 'string') assert.equal(w.block, size);
           }
-          return JSON.stringify([results, [...w.state].sort()]);
+          return JSON.stringify([results, [...w.state].sort(([a], [b]) => (a < b ? -1 : 1))]);
         };
         assert.equal(await outcome(), await outcome());
       }),
@@ -778,3 +781,59 @@ describe('every refusal', () => {
     assert.equal(Object.keys(TRANSACTIONS).length, 23);
   });
 });
+
+describe('docs/ledger.md', () => {
+  const doc = readFileSync(new URL('../../docs/ledger.md', import.meta.url), 'utf8');
+  const rows = new Map(
+    Array.from(doc.matchAll(/^\| (\w+) \| ([a-z-]+\+jws) \| (.*) \|$/gm), ([, name = '', typ = '', members = '']) => [
+      name,
+      { typ, members },
+    ]),
+  );
+
+  test('names every statement with its typ and members', () => {
+    assert.deepEqual([...rows.keys()].sort(byText), Object.keys(PAYLOADS).sort(byText));
+    for (const [name, { members }] of Object.entries(PAYLOADS)) {
+      const listed = (rows.get(name)?.members ?? '').replaceAll(/ \([^)]*\)/g, '').split(', ');
+      assert.deepEqual([...listed, 'ledger', 'nonce', 'type'].sort(byText), [...members].sort(byText), name);
+      assert.equal(rows.get(name)?.typ, TYP[name as keyof typeof TYP]);
+    }
+  });
+  test('names every transaction and every refusal with its meaning', () => {
+    const table = doc.slice(doc.indexOf('## Transactions'), doc.indexOf('## State keys'));
+    for (const name of Object.keys(TRANSACTIONS)) assert.ok(table.includes(name), name);
+    for (const [code, meaning] of Object.entries(REFUSALS)) assert.ok(doc.includes(`| ${code} | ${meaning} |`), code);
+  });
+  test('its vectors run', async () => {
+    const vectors = JSON.parse(readFileSync(new URL('../../docs/ledger-vectors.json', import.meta.url), 'utf8')) as {
+      thumbprints: Record<string, string>;
+      keys: Record<string, EcJwk>;
+      statements: { payload: string; identity: string; kid: string }[];
+      transactions: {
+        name: string;
+        args: string[];
+        caller: { msp: string; institution: string };
+        time: string;
+        result: string;
+        writes: Record<string, string>;
+      }[];
+    };
+    const state = new MemoryState();
+    for (const [n, { name, args, caller, time, result, writes }] of vectors.transactions.entries()) {
+      const done = await simulate(state, { name, args, caller, time });
+      assert.equal(done.result, result, name);
+      assert.deepEqual(Object.fromEntries(done.writes), writes, name);
+      const overlay = new Overlay(state);
+      overlay.apply(done.writes, [n, 0]);
+      state.apply(overlay);
+    }
+    for (const { payload, identity } of vectors.statements)
+      assert.deepEqual([hex64(payload), canonicalize(parseCanonical(payload))], [identity, payload]);
+    const host = readHost(state);
+    for (const [name, key] of Object.entries(vectors.keys)) assert.equal(await thumbprint(host, key), vectors.thumbprints[name]);
+  });
+});
+
+function byText(a: string, b: string): number {
+  return a < b ? -1 : 1;
+}

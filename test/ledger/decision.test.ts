@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { decide, type HeadFacts, type Question } from '../../src/ledger/contract/decision.ts';
 import { clauseFacts, createDecisionState, type HeldState } from '../../src/ledger/contract/decision-state.ts';
 import { clause } from '../../src/ledger/contract/payloads.ts';

@@ -48,9 +48,14 @@ export function either<A, B>(a: Schema<A>, b: Schema<B>): Schema<A | B> {
     },
   };
 }
-export function object<M extends Record<string, Schema<unknown>>>(members: M): Schema<{ readonly [K in keyof M]: Infer<M[K]> }> {
+export interface ObjectSchema<T> extends Schema<T> {
+  /** Names of the members, for the documentation's check. */
+  readonly members: readonly string[];
+}
+export function object<M extends Record<string, Schema<unknown>>>(members: M): ObjectSchema<{ readonly [K in keyof M]: Infer<M[K]> }> {
   const names = Object.keys(members);
   return {
+    members: names,
     check(value, where) {
       if (value === null || typeof value !== 'object' || Array.isArray(value)) return refuse(where);
       const given = value as { readonly [member: string]: Json };
