@@ -3,7 +3,7 @@ import { request } from 'node:http';
 import { createInterface } from 'node:readline';
 import { CodedError } from '../errors.ts';
 import type { ControlFile, ControlLine } from './control-server.ts';
-import type { OperationName, Operations } from './operations.ts';
+import type { Operations } from './operations.ts';
 
 /** The running server's control file, undefined where none runs (a stale file of a killed one included). */
 export async function findServer(file: string): Promise<ControlFile | undefined> {
@@ -30,7 +30,7 @@ export function remoteOperations(control: ControlFile): Operations {
   });
 }
 
-function call(control: ControlFile, name: OperationName | string, input: unknown, progress: (p: unknown) => void): Promise<unknown> {
+function call(control: ControlFile, name: string, input: unknown, progress: (p: unknown) => void): Promise<unknown> {
   return new Promise((resolve, reject) => {
     const lost = (): void => reject(new CodedError('UNAVAILABLE', { diagnostics: 'The running server closed the connection.' }));
     const sent = request(

@@ -20,7 +20,7 @@ function jsonSchema(schema: z.ZodType, title: string): string {
 
 interface JsonNode {
   type?: string | string[];
-  const?: unknown;
+  const?: string | number | boolean;
   enum?: unknown[];
   default?: unknown;
   description?: string;
@@ -79,7 +79,7 @@ function valueText(node: JsonNode): string {
   if (node.const !== undefined) return `\`${JSON.stringify(node.const)}\``;
   if (node.enum !== undefined) return node.enum.map((value) => `\`${String(value)}\``).join(', ');
   if (node.type === 'array')
-    return `list of ${node.items?.enum ? node.items.enum.map((v) => `\`${String(v)}\``).join(', ') : (node.items?.type ?? 'objects')}`;
+    return `list of ${node.items?.enum ? node.items.enum.map((v) => `\`${String(v)}\``).join(', ') : String(node.items?.type ?? 'objects')}`;
   return String(node.type ?? '');
 }
 
