@@ -6,7 +6,7 @@ import { announcePuts, documentVersion, forgetPuts, movePointer } from '../store
 import { deleteDocumentRows } from '../store/resources.ts';
 import { markWithdrawn, type SubjectRow, withdrawnUnsealed } from '../store/subjects.ts';
 import type { Custodian } from '../vault/custodian.ts';
-import type { InnerHeader, Sealer } from '../vault/sealed-object.ts';
+import type { Sealer } from '../vault/sealed-object.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import type { LedgerStatements } from './parts.ts';
 
@@ -50,7 +50,6 @@ export function createWithdrawal(parts: {
         ciphertextHash: row.ciphertext_hash,
         commitment: row.commitment,
       });
-      const inner: InnerHeader = { manifest: opened.inner.manifest, resourceIds: opened.inner.resourceIds };
       const sealed = await sealer.seal({
         institution: custodian.institution,
         document,
@@ -58,7 +57,8 @@ export function createWithdrawal(parts: {
         patient: row.pat,
         category: row.category,
         categoryKey: { version: 0, publicJwk: encryption },
-        inner,
+        // With its salt, so that the commitment stays the one on the ledger.
+        inner: opened.inner,
         pdf: opened.pdf,
         bundle: opened.bundle,
       });
