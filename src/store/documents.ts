@@ -112,7 +112,15 @@ export async function documentVersionsAfter(
 /** A withdrawn version now lies sealed to the institution alone, under a new name; key version 0 says so. */
 export async function movePointer(
   tx: Sql,
-  moved: { document: string; version: number; pointer: string; ciphertextHash: string; commitment: string; sizeBytes: number; header: Buffer },
+  moved: {
+    document: string;
+    version: number;
+    pointer: string;
+    ciphertextHash: string;
+    commitment: string;
+    sizeBytes: number;
+    header: Buffer;
+  },
 ): Promise<void> {
   await tx.query(sql`
     update document_version set pointer = ${moved.pointer}, ciphertext_hash = ${moved.ciphertextHash}, commitment = ${moved.commitment},
