@@ -100,12 +100,12 @@ export const ERRORS = {
   SOURCE_MARK: {
     status: 500,
     issue: 'invalid',
-    text: "The stream's stored mark cannot be read. Set it with `oncobridge state set`, or clear it to read everything again.",
+    text: "The stream's stored mark cannot be read. Clear it to read everything again; docs/operations.md says how.",
   },
   SOURCE_UNREACHABLE: {
     status: 503,
     issue: 'transient',
-    text: 'The source cannot be reached or keeps failing. It is tried again at the next pull; if this stays, run `oncobridge doctor`.',
+    text: 'The source cannot be reached or keeps failing. It is tried again at the next pull; if this stays, check its address and the network.',
   },
   SOURCE_TLS: {
     status: 502,
@@ -221,7 +221,7 @@ export const ERRORS = {
   RENDER_FAILED: {
     status: 500,
     issue: 'exception',
-    text: 'A document could not be rendered. It stays in the pipeline; the record can be replayed after the cause is removed.',
+    text: 'A document could not be rendered. Its records were set aside; see the quarantine.',
   },
   PDF_UNREADABLE: { status: 422, issue: 'invalid', text: 'The file is no PDF of ours: it cannot be read, or carries no FHIR Bundle.' },
 } as const satisfies Record<string, ErrorRow>;

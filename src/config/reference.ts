@@ -1,14 +1,18 @@
 import { z } from 'zod';
 import { ERRORS } from '../errors.ts';
+import { REASONS } from '../records/reasons.ts';
+import { type ParameterClass, SEARCH_PARAMETERS } from '../records/search-parameters.ts';
 import { serverSchema, sourceSchema } from './schema.ts';
 
-/** Everything that is generated from the schema and the error table, by path from the project's root. */
+/** Everything that is generated from the schema and the tables in the code, by path from the project's root. */
 export function generatedFiles(): Map<string, string> {
   return new Map([
     ['config/schema/server.v1.json', jsonSchema(serverSchema, 'oncobridge server configuration')],
     ['config/schema/source.v1.json', jsonSchema(sourceSchema, 'oncobridge source configuration')],
     ['docs/configuration.md', configurationPage()],
     ['docs/errors.md', errorsPage()],
+    ['docs/reasons.md', reasonsPage()],
+    ['docs/search-parameters.md', searchParametersPage()],
   ]);
 }
 
@@ -97,6 +101,51 @@ Generated from \`src/errors.ts\`; do not edit. Every error of the facade is an O
 (system \`urn:oncobridge:error\`); the command line prints code and text. No text holds anything of a patient.
 
 | code | HTTP | FHIR issue type | text |
+|---|---|---|---|
+${rows.join('\n')}
+`;
+}
+
+function reasonsPage(): string {
+  const rows = Object.entries(REASONS).map(
+    ([code, { kind, text }]) => `| \`${code}\` | ${kind === 'either' ? 'skip or quarantine' : kind} | ${cell(text)} |`,
+  );
+  return `# Reasons
+
+Generated from \`src/records/reasons.ts\`; do not edit. Every record that does not become part of a document has one of these, shown by
+\`oncobridge quarantine list\`, \`oncobridge explain\` and \`oncobridge status\`. Either holds for that version of the record; the next one is decided anew.
+
+| code | kind | text |
+|---|---|---|
+${rows.join('\n')}
+`;
+}
+
+const CLASSES: Readonly<Record<ParameterClass, string>> = {
+  clear: 'the value lies readable in the index',
+  blind: 'an HMAC of system and value lies in the index; equality only',
+  sealed: 'nothing of it lies in the index; matched after the resource was opened',
+};
+
+function searchParametersPage(): string {
+  const rows = [...SEARCH_PARAMETERS].map(([type, parameters]) => {
+    const named = (wanted: ParameterClass): string =>
+      [...parameters.values()]
+        .filter((parameter) => parameter.class === wanted)
+        .map((parameter) => `\`${parameter.name}\``)
+        .join(', ');
+    return `| ${type} | ${named('clear')} | ${named('blind')} | ${named('sealed')} |`;
+  });
+  return `# Search parameters and where their values lie
+
+Generated from \`src/records/search-parameters.ts\`; do not edit. \`_id\` and \`_lastUpdated\` hold for every type and are clear. Consent and
+AuditEvent lie in no index: they are searched after they were opened.
+
+${Object.entries(CLASSES)
+  .map(([name, meaning]) => `- **${name}**: ${meaning}.`)
+  .join('\n')}
+
+| type | clear | blind | sealed |
 |---|---|---|---|
 ${rows.join('\n')}
 `;

@@ -19,8 +19,11 @@ export const REASONS = {
   WITHDRAWN_AT_SOURCE: { kind: 'skip', text: 'Entered in error or cancelled before it was filed.' },
   NOT_DELIVERED: { kind: 'skip', text: 'Planned or prescribed only: taken into the course when treatment is recorded.' },
   // -- quarantine --
-  UNMAPPED_CODE: { kind: 'quarantine', text: 'A local code without an entry in the mapping table. Add one, then replay.' },
-  DOCUMENT_TYPE_UNKNOWN: { kind: 'quarantine', text: 'A document type that no rule and no mapping table names. Map it, then replay.' },
+  UNMAPPED_CODE: { kind: 'quarantine', text: 'A local code without an entry in the mapping table. Add one; the next version is taken.' },
+  DOCUMENT_TYPE_UNKNOWN: {
+    kind: 'quarantine',
+    text: 'A document type that no rule and no mapping table names. Map it; the next version is taken.',
+  },
   PATIENT_UNKNOWN: {
     kind: 'quarantine',
     text: 'The patient cannot be found at the source, or has no identifier of a configured authority.',
