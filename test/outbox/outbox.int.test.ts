@@ -104,7 +104,7 @@ test('a row reaches the ledger soon after its commit, and whoever waits hears of
 });
 
 test('entries go in batches, patient by patient, in turns; nothing goes before its patient is enrolled; a revoke waits for nothing', async (t) => {
-  const one = await start(t, {}, { paused: true, relay: { batchSize: 50 }, writer: { concurrency: 1 } });
+  const one = await start(t, {}, { paused: true, relay: { batchSize: 50, scanMs: 60_000 }, writer: { concurrency: 1 } });
   const many = Array.from({ length: 120 }, (_, i) => entry('pat-big', `doc-big-${i}`));
   await one.add(
     ...many,
@@ -127,16 +127,16 @@ test('entries go in batches, patient by patient, in turns; nothing goes before i
   assert.ok(small <= 1, `the small patient waits for one batch of the big one at most (${small})`);
   await one.add(entry('pat-big', 'doc-late'));
   await until('late', () => one.ledger.submitted.some((s) => s.transaction.args[0]?.includes('doc-late')));
+  await until('only what is held back is left', async () => (await one.outbox.stats()).depth === 2);
   assert.deepEqual(
     (await one.database.query<{ patient: string }>(sql`select patient from outbox where settled_at is null order by seq`)).map(
       (row) => row.patient,
     ),
     ['inst-x/pat-stranger', 'inst-x/pat-new'],
   );
-  const at = performance.now();
+  // Nobody wakes the relay here and the scan is far off: what is held back is looked at again by itself.
   await one.enrol('pat-new');
   await until('the new patient', () => one.ledger.submitted.some((s) => s.transaction.args[0]?.includes('doc-new')));
-  assert.ok(performance.now() - at < 1900, 'found by the quick look');
 });
 
 test('an entry refused by the contract is rejected with its code, the others stand; a refusal of the whole rejects only the guilty', async (t) => {
