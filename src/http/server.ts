@@ -60,10 +60,12 @@ export async function createHttpServer(options: HttpServerOptions): Promise<Http
 
 async function stop(server: Server, deadlineMs: number): Promise<void> {
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-  server.closeIdleConnections();
-  const timer = setTimeout(() => server.closeAllConnections(), deadlineMs);
+  // Node closes what is idle at the call, not what becomes idle after it: a kept-alive connection would hold us till its timeout.
+  const idle = setInterval(() => server.closeIdleConnections(), 25);
+  const deadline = setTimeout(() => server.closeAllConnections(), deadlineMs);
   await closed;
-  clearTimeout(timer);
+  clearInterval(idle);
+  clearTimeout(deadline);
 }
 
 /** What HTTP's own parser refuses (oversized headers, broken requests, timeouts) gets an OperationOutcome like the rest. */

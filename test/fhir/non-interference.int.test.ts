@@ -1,0 +1,299 @@
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import fc from 'fast-check';
+import request from 'supertest';
+import { sql } from '../../src/store/sql.ts';
+import { BASE, course, createWorld, INST, laboratory, type NewDocument, type World } from './world.ts';
+
+/*
+ * The law of the facade (architecture section 8; fhir-facade.md section 3): the response with hidden data present equals
+ * the response with it absent. A random store and random permissions are made; every request is asked; then all that the
+ * caller may not see is deleted, and the same requests must give the same answers and leave the same audit.
+ */
+const PATIENTS = ['pat-a', 'pat-b', 'pat-c'];
+
+let world: World;
+before(async () => {
+  world = await createWorld({ settings: { maxPinned: 2, maxIncluded: 12 } });
+  await world.database.query(sql`insert into projection.institution values (${INST}, 'msp', 'active', '{}', '{}', 1)`);
+});
+after(() => world.close());
+
+interface Plan {
+  documents: {
+    pat: number;
+    kind: 'laboratory' | 'radiation-dose';
+    month: number;
+    values: string[];
+    state: 'stands' | 'none' | 'other-hash' | 'withdrawn';
+    practitioner: number;
+  }[];
+  grants: { pat: number; category: 'laboratory' | 'radiation-dose'; from: number | undefined; until: number | undefined }[];
+  revokeBetweenPages: boolean;
+}
+
+const month = (n: number): string => `2026-${String(n).padStart(2, '0')}`;
+const start = (n: number): string => `${month(n)}-01T00:00:00Z`;
+
+const plans: fc.Arbitrary<Plan> = fc.record({
+  documents: fc.array(
+    fc.record({
+      pat: fc.nat(PATIENTS.length - 1),
+      kind: fc.constantFrom('laboratory' as const, 'radiation-dose' as const),
+      month: fc.integer({ min: 1, max: 9 }),
+      values: fc.array(fc.constantFrom('9.00', '13.20', '15.0'), { minLength: 1, maxLength: 3 }),
+      state: fc.constantFrom(
+        'stands' as const,
+        'stands' as const,
+        'stands' as const,
+        'none' as const,
+        'other-hash' as const,
+        'withdrawn' as const,
+      ),
+      practitioner: fc.nat(2),
+    }),
+    { minLength: 5, maxLength: 8 },
+  ),
+  // One grant in two for each patient and category, most of them with a data period that cuts through the documents.
+  grants: fc
+    .tuple(
+      ...PATIENTS.flatMap((_, pat) =>
+        (['laboratory', 'radiation-dose'] as const).map((category) =>
+          fc.option(
+            fc.record({
+              pat: fc.constant(pat),
+              category: fc.constant(category),
+              from: fc.option(fc.integer({ min: 1, max: 5 }), { nil: undefined }),
+              until: fc.option(fc.integer({ min: 6, max: 10 }), { nil: undefined }),
+            }),
+            { freq: 2 },
+          ),
+        ),
+      ),
+    )
+    .map((grants) => grants.filter((grant) => grant !== null)),
+  revokeBetweenPages: fc.boolean(),
+});
+
+function documentOf(plan: Plan, i: number): NewDocument {
+  const { pat, kind, month: m, values, practitioner } = plan.documents[i] ?? assert.fail();
+  const made =
+    kind === 'laboratory'
+      ? laboratory(
+          PATIENTS[pat] ?? '',
+          `d${i}`,
+          `${month(m)}-10`,
+          values.map((value) => ['718-7', value]),
+        )
+      : course(PATIENTS[pat] ?? '', `d${i}`, `${month(m)}-05`, `${month(m + 1)}-20`);
+  const text = (one: NewDocument['resources'][number]): string => (typeof one === 'string' ? one : JSON.stringify(one));
+  return {
+    ...made,
+    resources: made.resources.map((one) => text(one).replaceAll(`Practitioner/prac-d${i}`, `Practitioner/prac-${practitioner}`)),
+  };
+}
+
+/** The model: what the caller may see, computed without the facade. A course's rows all have the time of the course. */
+function isVisible(plan: Plan, i: number): boolean {
+  const document = plan.documents[i] ?? assert.fail();
+  if (document.state !== 'stands') return false;
+  const first = document.month;
+  const last = document.kind === 'laboratory' ? document.month : document.month + 1;
+  return plan.grants.some(
+    (g) =>
+      g.pat === document.pat &&
+      g.category === document.kind &&
+      (g.from === undefined || first >= g.from) &&
+      (g.until === undefined || last < g.until),
+  );
+}
+
+async function fill(plan: Plan): Promise<void> {
+  await world.database.query(
+    sql`truncate resource, resource_date, directory_resource, document_version, projection.document, subject, test_grant, identifier_system`,
+  );
+  for (const [i, pat] of PATIENTS.entries()) {
+    await world.patient(pat, {
+      resourceType: 'Patient',
+      name: [{ family: `Family${i % 2}` }],
+      birthDate: `195${i}-01-01`,
+      identifier: [{ system: `urn:mrn:${i}`, value: `M-${i}` }],
+      generalPractitioner: [{ reference: `Practitioner/prac-gp${i}` }],
+    });
+  }
+  await world.directory(
+    [...PATIENTS.map((_, i) => `prac-gp${i}`), 'prac-0', 'prac-1', 'prac-2', INST].map(
+      (id) =>
+        ({ resourceType: id === INST ? 'Organization' : 'Practitioner', id, name: id === INST ? 'Clinic' : [{ family: id }] }) as never,
+    ),
+  );
+  for (const [i, { state }] of plan.documents.entries()) {
+    await world.document({ ...documentOf(plan, i), ...(state === 'none' || state === 'other-hash' ? { entry: state } : {}) });
+    if (state === 'withdrawn') await world.withdraw(`doc-d${i}`);
+  }
+  for (const g of plan.grants) {
+    await world.grant('clinician', PATIENTS[g.pat] ?? '', g.category, {
+      ...(g.from !== undefined ? { start: start(g.from) } : {}),
+      ...(g.until !== undefined ? { end: new Date(Date.parse(start(g.until)) - 1).toISOString() } : {}),
+    });
+  }
+}
+
+/** Deletes all that the caller may not see: rows, objects' rows, patients, and staff whom only those name. */
+async function prune(plan: Plan): Promise<void> {
+  const practitioners = new Set<string>();
+  let laboratories = 0;
+  for (const [i, document] of plan.documents.entries()) {
+    if (!isVisible(plan, i)) await world.remove(`doc-d${i}`);
+    else if (document.kind === 'laboratory') {
+      laboratories++;
+      practitioners.add(`prac-${document.practitioner}`);
+    }
+  }
+  const granted = new Set(plan.grants.map((g) => g.pat));
+  for (const [i, pat] of PATIENTS.entries()) {
+    if (granted.has(i)) practitioners.add(`prac-gp${i}`);
+    else {
+      await world.database.query(sql`delete from resource where pat = ${pat}`);
+      await world.database.query(sql`delete from identifier_system where system = ${`urn:mrn:${i}`}`);
+    }
+  }
+  if (laboratories === 0) await world.database.query(sql`delete from identifier_system where system = 'urn:lab'`);
+  await world.database.query(sql`delete from directory_resource where type = 'Practitioner' and id <> all(${[...practitioners]}::text[])`);
+}
+
+function paths(plan: Plan): string[] {
+  const all: string[] = [];
+  for (const [i, { kind }] of plan.documents.entries()) {
+    all.push(
+      ...(kind === 'laboratory'
+        ? [
+            `Observation/obs-d${i}-0`,
+            `DiagnosticReport/rep-d${i}`,
+            `Binary/pdf-d${i}`,
+            `Provenance/prov-d${i}/_history`,
+            `Observation?identifier=urn:lab|ACC-d${i}-0`,
+          ]
+        : [`Procedure/phase-d${i}`, `BodyStructure/vol-d${i}/_history/1`, `Procedure?part-of=Procedure/course-d${i}`]),
+    );
+  }
+  for (const [i, pat] of PATIENTS.entries()) {
+    all.push(
+      `Patient/${pat}`,
+      `Patient?identifier=urn:mrn:${i}|M-${i}`,
+      `Observation?patient=${pat}&value-quantity=gt10`,
+      `Practitioner/prac-gp${i}`,
+      `DocumentReference?patient=${pat}&_summary=count`,
+    );
+  }
+  all.push(
+    'Patient',
+    'Patient?name=family0',
+    'Patient?_sort=birthdate&_count=1',
+    'Patient?_revinclude=Observation:subject',
+    'Observation?_count=2',
+    'Observation?_sort=-date&_count=1',
+    'Observation?_summary=count',
+    'Observation?_count=0',
+    'Observation?value-quantity=13.2&_count=1',
+    'Observation?code:not=718-7',
+    'Observation?performer:missing=false&date=ge2026-05&_elements=status',
+    'DiagnosticReport?_include=DiagnosticReport:result&_include=DiagnosticReport:subject',
+    'Procedure?_include=Procedure:subject&_sort=date',
+    'Procedure?date=lt2026-06&_total=none',
+    'BodyStructure',
+    'ServiceRequest?authored=2026-03',
+    'Provenance?agent=Practitioner/prac-0,Practitioner/prac-1',
+    'Practitioner',
+    'Practitioner?name=prac&_count=2',
+    'Organization',
+    'DocumentReference?_include=DocumentReference:subject&_revinclude=Provenance:target',
+  );
+  return all;
+}
+
+interface Seen {
+  status: number;
+  headers: Record<string, string>;
+  text: string;
+  audit: unknown;
+}
+
+async function ask(path: string, headers: Record<string, string> = {}): Promise<Seen & { next: string | undefined }> {
+  world.audited.length = 0;
+  const response = await request(world.app)
+    .get(`/fhir/${path}`)
+    .set({ Authorization: 'Bearer clinician', Accept: '*/*', ...headers })
+    .buffer(true);
+  const { date: _date, 'x-request-id': _id, 'content-length': _length, ...rest } = response.headers as Record<string, string>;
+  const text = response.text ?? '';
+  const next = /"relation":"next","url":"([^"]+)"/.exec(text)?.[1];
+  return {
+    status: response.status,
+    headers: rest,
+    // A cursor is sealed with a fresh nonce each time; what it leads to is compared by following it.
+    text: text.replace(/_cursor=[A-Za-z0-9_-]+/g, '_cursor=…'),
+    audit: world.audited.map(({ requestId: _r, query: _q, ...event }) => event),
+    next: next?.slice(`${BASE}/`.length),
+  };
+}
+
+async function askAll(plan: Plan): Promise<Map<string, Seen>> {
+  const seen = new Map<string, Seen>();
+  for (const path of paths(plan)) {
+    let page = await ask(path);
+    seen.set(path, page);
+    for (let n = 2; page.next !== undefined && n < 30; n++) {
+      page = await ask(page.next);
+      seen.set(`${path} page ${n}`, page);
+    }
+    if (!path.includes('?')) seen.set(`${path} if none match`, await ask(path, { 'If-None-Match': 'W/"1"' }));
+  }
+  if (plan.revokeBetweenPages) {
+    const first = await ask('Observation?_count=1');
+    const rows = await world.database.query<{ pat: string; category: string; data_start: Date | null; data_end: Date | null }>(
+      sql`select * from test_grant`,
+    );
+    await world.database.query(sql`delete from test_grant where pat = 'pat-a'`);
+    if (first.next !== undefined) seen.set('after a revocation', await ask(first.next));
+    await world.database.query(sql`delete from test_grant`);
+    for (const row of rows) {
+      await world.database.query(
+        sql`insert into test_grant values ('mem-clinician', ${INST}, ${row.pat}, ${row.category}, ${row.data_start}, ${row.data_end})`,
+      );
+    }
+  }
+  return seen;
+}
+
+test('the response with hidden data equals the response without it', async () => {
+  let answered = 0;
+  let hidden = 0;
+  await fc.assert(
+    fc.asyncProperty(plans, async (plan) => {
+      await fill(plan);
+      const full = await askAll(plan);
+      await prune(plan);
+      const pruned = await askAll(plan);
+      assert.deepEqual([...pruned.keys()], [...full.keys()]);
+      for (const [path, expected] of pruned) {
+        const { next: _a, ...a } = full.get(path) as Seen & { next?: string };
+        const { next: _b, ...b } = expected as Seen & { next?: string };
+        assert.deepEqual(a, b, path);
+        assert.ok(
+          a.status === 200 || a.status === 304 || a.status === 404 || (a.status === 400 && a.text.includes('TOO_COSTLY')),
+          `${path}: ${a.text}`,
+        );
+        if (a.status === 200) answered++;
+      }
+      for (const i of plan.documents.keys()) if (!isVisible(plan, i)) hidden++;
+      // The model and the facade agree on what is visible, so the comparison compares something.
+      for (const [i, { kind }] of plan.documents.entries()) {
+        const path = kind === 'laboratory' ? `Observation/obs-d${i}-0` : `Procedure/phase-d${i}`;
+        assert.equal(full.get(path)?.status, isVisible(plan, i) ? 200 : 404, path);
+      }
+    }),
+    { numRuns: Number(process.env['NON_INTERFERENCE_RUNS'] ?? 5), seed: Number(process.env['SEED'] ?? 20261120), endOnFailure: false },
+  );
+  assert.ok(answered > 50 && hidden > 3, `${answered} answers, ${hidden} hidden documents`);
+});
