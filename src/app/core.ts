@@ -1,42 +1,46 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { pino } from 'pino';
-import { openSource } from './app/sources.ts';
-import type { Settings } from './cli/settings.ts';
-import { parseDurationMs } from './config/schema.ts';
-import { CodedError, codeOf } from './errors.ts';
-import { newId } from './ids.ts';
-import { createEmbeddedLedger } from './ledger/embedded/embedded-ledger.ts';
-import { foundLedger } from './ledger/embedded/first-start.ts';
-import { createProjection } from './ledger/projection.ts';
-import { createLedgerWriter } from './outbox/ledger-writer.ts';
-import { createOutbox } from './outbox/postgres-outbox.ts';
-import { createRelay } from './outbox/relay.ts';
-import { createAssembler } from './pipeline/assembler.ts';
-import { createAssembly } from './pipeline/assembly.ts';
-import { createFiling } from './pipeline/filing.ts';
-import { createIntake } from './pipeline/intake.ts';
-import { createLedgerStatements } from './pipeline/ledger-statements.ts';
-import type { FilingConfig } from './pipeline/parts.ts';
-import { createPatientMatching } from './pipeline/patient-matching.ts';
-import { createPull } from './pipeline/pull.ts';
-import { createQuestions } from './pipeline/questions.ts';
-import { createReconcile } from './pipeline/reconcile.ts';
-import { createSourceKeys } from './pipeline/source-keys.ts';
-import { createWithdrawal } from './pipeline/withdrawal.ts';
-import { createPostgresQueue } from './queue/postgres.ts';
-import { createRedisQueue } from './queue/redis.ts';
-import { layoutName } from './render/render-pdf.ts';
-import { createRenderer } from './render/renderer.ts';
-import { createFileBlobs } from './store/blob-files.ts';
-import { createDatabase } from './store/database.ts';
-import { createEmbeddedPostgres } from './store/embedded-postgres.ts';
-import { migrate } from './store/migrate.ts';
-import { freeLeases } from './store/streams.ts';
-import { createFileCustodian } from './vault/file-custodian.ts';
-import { createSealedRows } from './vault/sealed-rows-store.ts';
-import { createSealer } from './vault/sealer.ts';
+import type { Settings } from '../cli/settings.ts';
+import { parseDurationMs } from '../config/schema.ts';
+import { CodedError, codeOf } from '../errors.ts';
+import { newId } from '../ids.ts';
+import { createEmbeddedLedger } from '../ledger/embedded/embedded-ledger.ts';
+import { foundLedger } from '../ledger/embedded/first-start.ts';
+import { createProjection } from '../ledger/projection.ts';
+import { createLedgerWriter } from '../outbox/ledger-writer.ts';
+import { createOutbox } from '../outbox/postgres-outbox.ts';
+import { createRelay } from '../outbox/relay.ts';
+import { createAssembler } from '../pipeline/assembler.ts';
+import { createAssembly } from '../pipeline/assembly.ts';
+import { createFiling } from '../pipeline/filing.ts';
+import { createIntake } from '../pipeline/intake.ts';
+import { createLedgerStatements } from '../pipeline/ledger-statements.ts';
+import type { FilingConfig } from '../pipeline/parts.ts';
+import { createPatientMatching } from '../pipeline/patient-matching.ts';
+import { createPull } from '../pipeline/pull.ts';
+import { createQuestions } from '../pipeline/questions.ts';
+import { createReconcile } from '../pipeline/reconcile.ts';
+import { createSourceKeys } from '../pipeline/source-keys.ts';
+import { createWithdrawal } from '../pipeline/withdrawal.ts';
+import { createPostgresQueue } from '../queue/postgres.ts';
+import { createRedisQueue } from '../queue/redis.ts';
+import { layoutName } from '../render/render-pdf.ts';
+import { createRenderer } from '../render/renderer.ts';
+import { createFileBlobs } from '../store/blob-files.ts';
+import { createDatabase } from '../store/database.ts';
+import { createEmbeddedPostgres } from '../store/embedded-postgres.ts';
+import { migrate } from '../store/migrate.ts';
+import { freeLeases } from '../store/streams.ts';
+import { createFileCustodian } from '../vault/file-custodian.ts';
+import { createSealedRows } from '../vault/sealed-rows-store.ts';
+import { createSealer } from '../vault/sealer.ts';
+import { openSource } from './sources.ts';
 
+/**
+ * Everything but the doors: keys, rows, blobs, queue, ledger with its projection, outbox, pipeline and sources, built in this
+ * order and closed in reverse. There is one start path and it is the recovery path.
+ */
 export async function createCore({ settings, logLevel }: { settings: Settings; logLevel: string }) {
   const { data, config } = settings;
   const { server } = config;
@@ -191,6 +195,8 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
     throw error;
   }
 }
+
+export type Core = Awaited<ReturnType<typeof createCore>>;
 
 /** The institution's opaque id: configured, or made at the first start and kept beside the data. */
 async function institutionId(data: string, configured: string | undefined): Promise<string> {
