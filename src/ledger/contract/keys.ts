@@ -48,9 +48,6 @@ export function permissionHeadKey(institution: string, patient: string, t: Tripl
 export function permissionVersionKey(institution: string, patient: string, t: Triple, sequence: number): string {
   return `${permissionPrefix(institution, patient, t)}v/${ten(sequence)}`;
 }
-export function permissionVersions(institution: string, patient: string, t: Triple): string {
-  return `${permissionPrefix(institution, patient, t)}v/`;
-}
 export interface EntryName {
   readonly institution: string;
   readonly patient: string;

@@ -22,7 +22,7 @@ import {
 import { decodeEnvelope, type Envelope, encodeEnvelope, isSigned } from './envelope.ts';
 import { type FaultHook, raise } from './faults.ts';
 import { decodeBlock, encodeBlock, GENESIS } from './stored-block.ts';
-import { appendTip, openTip } from './tip-file.ts';
+import { appendTip, openTip, readTip } from './tip-file.ts';
 import { type Validation, validate } from './validation.ts';
 
 export interface EmbeddedLedgerOptions {
@@ -84,6 +84,8 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
   }
 
   const waiting: Waiting[] = [];
+  /** Blocks that the tip file names, as far as this process knows. */
+  let told = tip.height;
   const readers = new Set<() => void>();
   const closing = new AbortController();
   let cutting: Promise<void> | undefined;
@@ -116,7 +118,11 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
     const known = await database.transaction(async (guard) => {
       await guard.query(sql`select pg_advisory_xact_lock(${LOCK})`);
       const committed = await database.transaction((tx) => commit(tx, batch));
-      if (committed.block !== undefined) await appendTip(options.tipFile, committed.block.number + 1, committed.block.hash);
+      if (committed.block === undefined) await coverTip(guard, Math.max(...Array.from(committed.outcomes.values(), (one) => one.block)));
+      else {
+        await appendTip(options.tipFile, committed.block.number + 1, committed.block.hash);
+        told = committed.block.number + 1;
+      }
       return committed.outcomes;
     });
     for (const wake of readers) wake();
@@ -131,6 +137,17 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
         }
       }
     }
+  }
+
+  /** A receipt of a block whose commit we did not outlive is handed out only once the tip file names it. The lock is held. */
+  async function coverTip(guard: Sql, block: number): Promise<void> {
+    if (block < told) return;
+    told = (await readTip(options.tipFile))?.height ?? 0;
+    if (block < told) return;
+    const newest = await newestBlock(guard);
+    if (newest === undefined) return;
+    await appendTip(options.tipFile, newest.number + 1, newest.hash);
+    told = newest.number + 1;
   }
 
   async function commit(
@@ -165,23 +182,26 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
     return { block: { number, hash: row.hash }, outcomes: known };
   }
 
-  async function nextBlock(signal: AbortSignal): Promise<void> {
+  /** Resolves with the next block, the next look or the end of the reader; `cancel` resolves it at once. */
+  function nextBlock(signal: AbortSignal): { arrived: Promise<void>; cancel(): void } {
     listener ??= database.listen(BLOCK_CHANNEL, () => {
       for (const wake of readers) wake();
     });
     listener.catch(onError);
-    await new Promise<void>((resolve) => {
-      const done = (): void => {
+    let cancel = (): void => {};
+    const arrived = new Promise<void>((resolve) => {
+      cancel = (): void => {
         clearTimeout(timer);
-        readers.delete(done);
-        signal.removeEventListener('abort', done);
+        readers.delete(cancel);
+        signal.removeEventListener('abort', cancel);
         resolve();
       };
-      const timer = setTimeout(done, POLL_MS);
-      readers.add(done);
-      signal.addEventListener('abort', done);
-      if (signal.aborted) done();
+      const timer = setTimeout(cancel, POLL_MS);
+      readers.add(cancel);
+      signal.addEventListener('abort', cancel);
+      if (signal.aborted) cancel();
     });
+    return { arrived, cancel };
   }
 
   async function* blocks(from: number, signal?: AbortSignal): AsyncIterable<Block> {
@@ -190,11 +210,13 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
     let previous = from === 0 ? GENESIS : await blockHash(database, from - 1);
     while (!either.aborted) {
       // Registered before the look, so that a block between look and wait is not slept through.
-      const waited = new AbortController();
-      const woken = nextBlock(AbortSignal.any([either, waited.signal]));
-      const rows = await readBlocks(database, next, PAGE);
-      if (rows.length > 0) waited.abort();
-      await woken;
+      const { arrived, cancel } = nextBlock(either);
+      const rows = await readBlocks(database, next, PAGE).catch((error: unknown) => {
+        cancel();
+        throw error;
+      });
+      if (rows.length > 0) cancel();
+      await arrived;
       for (const row of rows) {
         if (either.aborted) return;
         const decoded = await decodeBlock(row).catch((cause: unknown) => {
@@ -248,7 +270,14 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
     async status(txId) {
       raise(options.faults?.('status', { name: '', txId }));
       const outcome = (await outcomes(database, [txId])).get(txId);
-      return outcome === undefined ? undefined : receiptOf(outcome);
+      if (outcome === undefined) return undefined;
+      if (outcome.block >= told) {
+        await database.transaction(async (guard) => {
+          await guard.query(sql`select pg_advisory_xact_lock(${LOCK})`);
+          await coverTip(guard, outcome.block);
+        });
+      }
+      return receiptOf(outcome);
     },
 
     async evaluate(query, args) {
