@@ -46,7 +46,10 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
   const { server } = config;
   const log = pino({ level: logLevel, base: { service: 'oncobridge' } }, pino.destination({ dest: 2, sync: false }));
   const closers: (() => Promise<unknown>)[] = [];
+  const stopping = new AbortController();
+  const tipFile = join(data, 'ledger-tip');
   const close = async (): Promise<void> => {
+    stopping.abort();
     for (const closer of closers.splice(0).reverse())
       await closer().catch((error: unknown) => log.error({ err: error }, 'a part did not close'));
   };
@@ -87,7 +90,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
     const msp = `${institution}-msp`;
     const ledger = await createEmbeddedLedger({
       database,
-      tipFile: join(data, 'ledger-tip'),
+      tipFile,
       institution,
       msp,
       publicKey: signing,
@@ -180,6 +183,10 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       queue,
       ledger,
       ledgerId,
+      tipFile,
+      msp,
+      stopping: stopping.signal,
+      databaseKind: server.database.kind === 'embedded' ? 'PostgreSQL, embedded' : 'PostgreSQL by URL',
       projection,
       outbox,
       relay,
