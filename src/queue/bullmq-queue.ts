@@ -79,7 +79,10 @@ export function createBullQueue(backend: BullBackend, options: BullQueueOptions)
     try {
       return await work();
     } catch (error) {
-      if (!(await backend.heal(error))) throw unavailable(error);
+      const healed = await backend.heal(error).catch((cause: unknown) => {
+        throw unavailable(cause);
+      });
+      if (!healed) throw unavailable(error);
       return await work().catch((again: unknown) => {
         throw unavailable(again);
       });
