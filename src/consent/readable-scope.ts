@@ -1,8 +1,8 @@
 import type { Actor } from '../auth/actor.ts';
 import { isEmergency } from '../auth/purposes.ts';
 import { hasFunction } from '../ledger/contract/decision.ts';
-import { ROLES, type Right } from '../ledger/contract/shapes.ts';
-import { raw, type SqlFragment, sql } from '../store/sql.ts';
+import { type Right, ROLES } from '../ledger/contract/shapes.ts';
+import { join, raw, type SqlFragment, sql } from '../store/sql.ts';
 
 export interface ScopeQuestion {
   actor: Actor;
@@ -17,6 +17,7 @@ const MAX_DEPTH = 3;
 const EMERGENCY_ROLES = ROLES.filter((role) => hasFunction(role, 'emergency'));
 const ALL = sql`'{(,)}'::tstzmultirange`;
 const NONE = sql`'{}'::tstzmultirange`;
+const PERIOD = sql`tstzrange(c.data_start, c.data_end + interval '1 millisecond')`;
 
 /**
  * The readable scope as the body of a CTE with the columns (inst, pat, category, data_start, data_end): every patient,
@@ -51,9 +52,7 @@ export function readableScope(question: ScopeQuestion): SqlFragment {
   const emergency = sql`(m.role = any(${EMERGENCY_ROLES}::text[])
       and exists (select 1 from projection.emergency e where e.inst = p.inst and e.pat = p.pat and e.member = ${name} and e.from_time <= q.at and q.at < e.until_time))`;
   const concerned = sql`exists (select 1 from projection.permission h where h.inst = p.inst and h.pat = p.pat and h.grantee = any(${grantees}))`;
-  const periods = declared
-    ? sql`${permitted(grantees)} union all ${broken(grantees, emergency)}`
-    : permitted(grantees);
+  const periods = declared ? sql`${permitted(grantees)} union all ${broken(grantees, emergency)}` : permitted(grantees);
   return sql`select p.inst, p.pat, c.category, lower(c.period) as data_start, upper(c.period) - interval '1 millisecond' as data_end
   from ${q} cross join projection.institution i ${parties} cross join projection.patient p
   cross join lateral (
@@ -73,47 +72,56 @@ function ownRecord(q: SqlFragment, institution: string, patient: string): SqlFra
 
 /** By category: what any chain of permissions grants, without what the patient denies. */
 function permitted(grantees: SqlFragment): SqlFragment {
-  return sql`select a.category,
-      range_agg(${chain('a', 1)}) - coalesce(range_agg(${clausesOf('a', 'deny', sql`q.wanted`)}) filter (where a.grantor = 'patient'), ${NONE}) as whole
+  return sql`select a.category, range_agg(${chain('a', 1)}) - coalesce(range_agg(${denied('a')}) filter (where a.grantor = 'patient'), ${NONE}) as whole
     from projection.permission a where a.inst = p.inst and a.pat = p.pat and a.grantee = any(${grantees}) group by a.category`;
 }
 
 /** Break-glass: everything but what the patient denies in emergencies too. */
 function broken(grantees: SqlFragment, emergency: SqlFragment): SqlFragment {
   return sql`select k.category, ${ALL} - coalesce((
-        select range_agg(${clausesOf('a', 'deny', sql`q.wanted`, sql` and c.emergency`)}) from projection.permission a
+        select range_agg(${denied('a', sql` and c.emergency`)}) from projection.permission a
         where a.inst = p.inst and a.pat = p.pat and a.category = k.category and a.grantor = 'patient' and a.grantee = any(${grantees})), ${NONE}) as whole
     from projection.category_key k where k.inst = p.inst and k.pat = p.pat and k.version = 1 and ${emergency}`;
 }
 
-/** The data periods for which head `alias` grants the right: met with those of every head above it, up to the patient's. */
+/**
+ * The data periods for which head `alias` grants the right: met with those of every head above it, up to the patient's. Whoever
+ * shares on must hold both the right and the right to share. Nothing while a revocation of the head is on its way.
+ */
 function chain(alias: string, depth: number): SqlFragment {
   const head = raw(alias);
-  const own = ownPeriods(alias, sql`q.wanted`);
-  if (depth === MAX_DEPTH) return sql`case when ${head}.grantor = 'patient' then ${own} else ${NONE} end`;
   const parent = `${alias}${depth}`;
   const above = raw(parent);
-  // Who shares on must hold both the right and the right to share.
-  return sql`case when ${head}.grantor = 'patient' then ${own} else coalesce((
-      select ${own} * ${chain(parent, depth + 1)} * ${ownPeriods(parent, sql`'share'`)} from projection.permission ${above}
-      where ${above}.inst = ${head}.inst and ${above}.pat = ${head}.pat and ${above}.category = ${head}.category
-        and ${above}.grantor = ${head}.parent_grantor and ${above}.grantee = ${head}.parent_grantee), ${NONE}) end`;
-}
-
-/** What this head's own clauses permit; nothing while a revocation of it is on its way. */
-function ownPeriods(alias: string, right: SqlFragment): SqlFragment {
-  const head = raw(alias);
+  const rest =
+    depth === MAX_DEPTH
+      ? NONE
+      : sql`coalesce((select ${chain(parent, depth + 1)} from projection.permission ${above}
+          where ${above}.inst = ${head}.inst and ${above}.pat = ${head}.pat and ${above}.category = ${head}.category
+            and ${above}.grantor = ${head}.parent_grantor and ${above}.grantee = ${head}.parent_grantee), ${NONE})`;
+  const rights = depth === 1 ? [sql`q.wanted`] : [sql`q.wanted`, sql`'share'`];
   return sql`case when exists (select 1 from revocation v
         where v.inst = ${head}.inst and v.pat = ${head}.pat and v.grantor = ${head}.grantor and v.grantee = ${head}.grantee and v.category = ${head}.category
           and not exists (select 1 from projection.state s where s.key = v.used_key)) then ${NONE}
-      else ${clausesOf(alias, 'permit', right)} - ${clausesOf(alias, 'deny', right)} end`;
+      else (select ${join(rights.map(ownPeriods), ' * ')} from projection.clause c where ${holds(head)})
+        * case when ${head}.grantor = 'patient' then ${ALL} else ${rest} end end`;
 }
 
-/** The data periods of the head's clauses of this effect that hold for right, purpose and moment. */
-function clausesOf(alias: string, effect: 'permit' | 'deny', right: SqlFragment, further: SqlFragment = sql``): SqlFragment {
-  const head = raw(alias);
-  return sql`coalesce((select range_agg(tstzrange(c.data_start, c.data_end + interval '1 millisecond')) from projection.clause c
-        where c.inst = ${head}.inst and c.pat = ${head}.pat and c.grantor = ${head}.grantor and c.grantee = ${head}.grantee and c.category = ${head}.category
-          and c.effect = ${raw(`'${effect}'`)} and ${right} = any(c.rights) and (c.purposes is null or q.purpose = any(c.purposes))
-          and (c.period_start is null or c.period_start <= q.at) and (c.period_end is null or q.at <= c.period_end)${further}), ${NONE})`;
+/** Of one head's clauses: what they permit without what they deny. */
+function ownPeriods(right: SqlFragment): SqlFragment {
+  const of = (effect: SqlFragment): SqlFragment =>
+    sql`coalesce(range_agg(${PERIOD}) filter (where c.effect = ${effect} and ${right} = any(c.rights)), ${NONE})`;
+  return sql`(${of(raw("'permit'"))} - ${of(raw("'deny'"))})`;
+}
+
+/** The data periods that the head's clauses deny. */
+function denied(alias: string, further: SqlFragment = sql``): SqlFragment {
+  return sql`(select coalesce(range_agg(${PERIOD}), ${NONE}) from projection.clause c
+        where ${holds(raw(alias))} and c.effect = 'deny' and q.wanted = any(c.rights)${further})`;
+}
+
+/** Clause `c` is the head's, and holds for purpose and moment. */
+function holds(head: SqlFragment): SqlFragment {
+  return sql`c.inst = ${head}.inst and c.pat = ${head}.pat and c.grantor = ${head}.grantor and c.grantee = ${head}.grantee and c.category = ${head}.category
+          and (c.purposes is null or q.purpose = any(c.purposes))
+          and (c.period_start is null or c.period_start <= q.at) and (c.period_end is null or q.at <= c.period_end)`;
 }

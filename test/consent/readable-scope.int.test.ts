@@ -1,0 +1,125 @@
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import pg from 'pg';
+import { readableScope } from '../../src/consent/readable-scope.ts';
+import { compile } from '../../src/store/sql.ts';
+import { withTestDatabase } from '../store/test-database.ts';
+import { type Asked, asked, decisionState, expectedScope, worlds, writeWorld } from './scope-world.ts';
+
+const SEED = Number(process.env['SEED'] ?? 20261123);
+
+/** Rows of the scope merged per patient and category, in the form of `expectedScope`. */
+async function scopeOf(client: pg.Client, q: Asked, mutate: (text: string) => string = (text) => text): Promise<Map<string, string>> {
+  const { text, values } = compile(readableScope(q));
+  const statement = `select inst, pat, category, lower(r) as data_start, upper(r) - interval '1 millisecond' as data_end from (
+       select inst, pat, category, unnest(range_agg(tstzrange(data_start, data_end + interval '1 millisecond'))) as r from (${mutate(text)}) s group by inst, pat, category) u
+     order by inst, pat, category, r`;
+  const { rows } = await client.query<{ inst: string; pat: string; category: string; data_start: Date | null; data_end: Date | null }>({
+    name: createHash('md5').update(statement).digest('hex'),
+    text: statement,
+    values,
+  });
+  const found = new Map<string, string>();
+  for (const row of rows) {
+    const key = `${row.inst}/${row.pat}/${row.category}`;
+    const period = `${row.data_start?.toISOString() ?? null}..${row.data_end?.toISOString() ?? null}`;
+    found.set(key, found.has(key) ? `${found.get(key)} ${period}` : period);
+  }
+  return found;
+}
+const sorted = (map: Map<string, string>): [string, string][] => [...map].sort(([a], [b]) => (a < b ? -1 : 1));
+
+async function connect(url: string): Promise<pg.Client> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  // Planning takes longer than running here.
+  await client.query('set plan_cache_mode = force_generic_plan');
+  return client;
+}
+
+test('the scope holds what the decision permits, for random state, caller and moment', async (t) => {
+  const { database, url } = await withTestDatabase();
+  const client = await connect(url);
+  t.after(() => client.end());
+  let permitted = 0;
+  await fc.assert(
+    fc.asyncProperty(worlds(1, 30), fc.array(asked, { minLength: 8, maxLength: 8 }), async (world, questions) => {
+      await writeWorld(database, world);
+      const state = decisionState(world);
+      for (const q of questions) {
+        const expected = expectedScope(world, state, q);
+        permitted += expected.size;
+        assert.deepEqual(sorted(await scopeOf(client, q)), sorted(expected));
+      }
+    }),
+    { numRuns: 60, seed: SEED },
+  );
+  assert.ok(permitted > 500, `only ${permitted} permits in all: the states are too dull to show anything`);
+});
+
+/**
+ * Every conjunct of the SQL text: what follows `where`, `and`, `when`, up to the next of them at the same depth.
+ */
+function conjuncts(text: string): { from: number; to: number }[] {
+  const found: { from: number; to: number }[] = [];
+  const open: (number | undefined)[] = [undefined];
+  const close = (to: number): void => {
+    const from = open.at(-1);
+    if (from !== undefined) found.push({ from, to });
+    open[open.length - 1] = undefined;
+  };
+  const token = /'[^']*'|\(|\)|\b(where|and|or|when|then|group by|union all|order by|else|end)\b/g;
+  for (let m = token.exec(text); m !== null; m = token.exec(text)) {
+    const [word] = m;
+    if (word === '(') open.push(undefined);
+    else if (word === ')') {
+      close(m.index);
+      open.pop();
+    } else if (!word.startsWith("'")) {
+      close(m.index);
+      if (word === 'where' || word === 'and' || word === 'or' || word === 'when') open[open.length - 1] = m.index + word.length;
+    }
+  }
+  close(text.length);
+  return found;
+}
+
+/** Conjuncts that only save work: each repeats what holds anyway. */
+const WITHOUT_EFFECT = new Set<string>([]);
+
+test('without any one of its conjuncts the scope is another', async (t) => {
+  const { database, url } = await withTestDatabase();
+  const client = await connect(url);
+  t.after(() => client.end());
+  const survivors = new Map<string, string>();
+  const killed = new Set<string>();
+  for (const world of fc.sample(worlds(80, 80), { numRuns: 4, seed: SEED })) {
+    await writeWorld(database, world);
+    const state = decisionState(world);
+    for (const q of fc.sample(asked, { numRuns: 16, seed: SEED })) {
+      const expected = JSON.stringify(sorted(expectedScope(world, state, q)));
+      const { text } = compile(readableScope(q));
+      for (const { from, to } of conjuncts(text)) {
+        const name = text.slice(from, to).replaceAll(/\s+/g, ' ').replaceAll(/\$\d+/g, '$').trim();
+        if (killed.has(name) || WITHOUT_EFFECT.has(name)) continue;
+        // The parameters inside stay where they are, so that the statement still has all of them.
+        const mutant = await scopeOf(
+          client,
+          q,
+          (whole) => `${whole.slice(0, from)} (true or (${whole.slice(from, to)})) ${whole.slice(to)}`,
+        ).catch((error: { code?: string }) => {
+          // A parent that is looked for without its whole name is more than one.
+          assert.equal(error.code, '21000', String(error));
+          return new Map([['more than one', '']]);
+        });
+        if (JSON.stringify(sorted(mutant)) !== expected) killed.add(name);
+        else survivors.set(name, text.slice(Math.max(0, from - 60), to));
+      }
+    }
+  }
+  for (const name of killed) survivors.delete(name);
+  assert.deepEqual([...survivors], []);
+  assert.ok(killed.size > 40, `only ${killed.size} conjuncts were found`);
+});
