@@ -1,6 +1,7 @@
 /** `npm run bench [-- name…] [--json]`: figures beside their baselines and targets. Never a timed test: it fails only where it breaks. */
 import { cpus } from 'node:os';
 import { parseArgs } from 'node:util';
+import { benchConsentedRead } from './consented-read.ts';
 import { benchDecision } from './decision.ts';
 import { benchPdf } from './pdf.ts';
 import { benchPipeline } from './pipeline.ts';
@@ -20,6 +21,10 @@ const BENCHES: Readonly<Record<string, Bench>> = {
   sealing: { what: 'sealed objects beside bare passes over the same bytes', run: () => benchSealing() },
   decision: { what: 'the decision over a million permissions', run: benchDecision },
   pipeline: { what: 'record to receipt on the embedded default, beside rendering alone', run: benchPipeline },
+  'consented-read': {
+    what: 'a FHIR read under a permission, beside the same stack without seal, scope and audit',
+    run: benchConsentedRead,
+  },
 };
 
 const HELP = `Usage: npm run bench [-- name… options]
