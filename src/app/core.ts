@@ -1,4 +1,4 @@
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { pino } from 'pino';
 import type { Settings } from '../cli/settings.ts';
@@ -8,6 +8,7 @@ import { newId } from '../ids.ts';
 import { createEmbeddedLedger } from '../ledger/embedded/embedded-ledger.ts';
 import { foundLedger } from '../ledger/embedded/first-start.ts';
 import { createProjection } from '../ledger/projection.ts';
+import type { Metrics } from '../observe/metrics.ts';
 import { createLedgerWriter } from '../outbox/ledger-writer.ts';
 import { createOutbox } from '../outbox/postgres-outbox.ts';
 import { createRelay } from '../outbox/relay.ts';
@@ -21,6 +22,7 @@ import { createPatientMatching } from '../pipeline/patient-matching.ts';
 import { createPull } from '../pipeline/pull.ts';
 import { createQuestions } from '../pipeline/questions.ts';
 import { createReconcile } from '../pipeline/reconcile.ts';
+import { createReplay } from '../pipeline/replay.ts';
 import { createSourceKeys } from '../pipeline/source-keys.ts';
 import { createWithdrawal } from '../pipeline/withdrawal.ts';
 import { createPostgresQueue } from '../queue/postgres.ts';
@@ -46,6 +48,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
   const { server } = config;
   const log = pino({ level: logLevel, base: { service: 'oncobridge' } }, pino.destination({ dest: 2, sync: false }));
   const closers: (() => Promise<unknown>)[] = [];
+  let metrics: Metrics | undefined;
   const stopping = new AbortController();
   const tipFile = join(data, 'ledger-tip');
   const close = async (): Promise<void> => {
@@ -56,7 +59,8 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
   const onError = (error: Error): void =>
     log.warn({ code: codeOf(error) ?? (error as { code?: string }).code ?? error.name }, 'a connection or job failed; it is tried again');
   try {
-    await mkdir(data, { recursive: true, mode: 0o700 });
+    // As root PostgreSQL runs under another uid, which must be able to pass through here; what lies inside guards itself.
+    await mkdir(data, { recursive: true, mode: process.getuid?.() === 0 ? 0o711 : 0o700 });
     const institution = await institutionId(data, server.institution.id);
     const custodian = await createFileCustodian({ directory: join(data, 'keys'), passphrase: server.custodian.passphrase, institution });
     closers.push(() => custodian.close());
@@ -111,7 +115,10 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       ledger,
       institution,
       onError,
-      onAlarm: (alarm) => log.error(alarm, 'LEDGER ALARM'),
+      onAlarm: (alarm) => {
+        log.error(alarm, 'LEDGER ALARM');
+        metrics?.onAlarm(alarm.kind);
+      },
     });
     closers.push(() => projection.close());
     await projection.start();
@@ -126,7 +133,12 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       ledger,
       onError,
       onSettled: (settled) => {
-        for (const row of settled) if (row.state === 'rejected') log.error(row, 'the ledger refused a transaction');
+        metrics?.onSettled('committed', settled.filter((row) => row.state === 'committed').length);
+        for (const row of settled) {
+          if (row.state !== 'rejected') continue;
+          metrics?.onSettled('rejected', 1);
+          log.error(row, 'the ledger refused a transaction');
+        }
       },
     });
     closers.push(() => writer.close());
@@ -164,13 +176,33 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       config: filingConfig,
       log,
     });
-    const assembler = createAssembler({ database, assembly, filing, withdrawal, onFiled: () => outbox.wake(), log });
+    const sources = await Promise.all(config.sources.filter((source) => source.config.enabled).map(openSource));
+    const replay = createReplay({
+      database,
+      intake,
+      withdrawal,
+      classifierOf: (id, stream) => sources.find(({ source }) => source.id === id && source.streams.includes(stream))?.classifier(stream),
+      log,
+    });
+    const assembler = createAssembler({
+      database,
+      assembly,
+      filing,
+      withdrawal,
+      replay,
+      onFiled: (count) => {
+        metrics?.onFiled(count);
+        outbox.wake();
+      },
+      log,
+    });
     closers.push(() => assembler.close());
     const pull = createPull({ database, rows, keys, intake, room: (signal) => outbox.room(signal), onStored: () => assembler.wake(), log });
-    const sources = await Promise.all(config.sources.filter((source) => source.config.enabled).map(openSource));
     closers.push(async () => {
       await Promise.all(sources.map(({ source }) => source.close()));
     });
+    // What a process that was killed left pending.
+    assembler.wake();
     return {
       log,
       close,
@@ -185,6 +217,10 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       ledgerId,
       tipFile,
       msp,
+      onError,
+      observe: (wanted: Metrics): void => {
+        metrics = wanted;
+      },
       stopping: stopping.signal,
       databaseKind: server.database.kind === 'embedded' ? 'PostgreSQL, embedded' : 'PostgreSQL by URL',
       projection,
@@ -193,6 +229,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       institution,
       assembler,
       pull,
+      replay,
       sources,
       questions: createQuestions({ database }),
       reconcile: createReconcile({ database, blobs, institution }),
@@ -209,12 +246,16 @@ export type Core = Awaited<ReturnType<typeof createCore>>;
 async function institutionId(data: string, configured: string | undefined): Promise<string> {
   const file = join(data, 'institution');
   const kept = await readFile(file, 'utf8').then(
-    (text) => text.trim(),
+    (text) => text.trim() || undefined,
     () => undefined,
   );
   if (kept !== undefined && configured !== undefined && kept !== configured)
     throw new CodedError('CONFIG_INVALID', { diagnostics: `institution.id is not the one that this data directory belongs to (${kept}).` });
   const id = configured ?? kept ?? newId('inst');
-  if (kept === undefined) await writeFile(file, `${id}\n`, { mode: 0o600 });
+  if (kept === undefined) {
+    // Whole or not at all: everything that is kept from now on bears this name.
+    await writeFile(`${file}.new`, `${id}\n`, { mode: 0o600, flush: true });
+    await rename(`${file}.new`, file);
+  }
   return id;
 }

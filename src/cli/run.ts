@@ -21,7 +21,7 @@ export function controlFile(data: string): string {
 }
 
 /** Runs `work` in the running server, or, where none runs, in a server of its own that serves nothing and ends with it. */
-export async function withOperations<T>(command: Command, work: (operations: Operations) => Promise<T>): Promise<T> {
+export async function withOperations<T>(command: Command, work: (operations: Omit<Operations, 'stop'>) => Promise<T>): Promise<T> {
   const settings = await readSettings(command.optsWithGlobals<GlobalOptions>().config);
   if (settings.notice !== undefined) process.stderr.write(`${settings.notice}\n`);
   const server = await findServer(controlFile(settings.data));

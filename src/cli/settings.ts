@@ -25,7 +25,7 @@ export async function readSettings(file: string, env: NodeJS.ProcessEnv = proces
   const passphrase = passphraseFile(file);
   let notice: string | undefined;
   if (passphrase?.make === true && !existsSync(passphrase.path)) {
-    mkdirSync(dirname(passphrase.path), { recursive: true, mode: 0o700 });
+    mkdirSync(dirname(passphrase.path), { recursive: true, mode: process.getuid?.() === 0 ? 0o711 : 0o700 });
     await makePassphraseFile(passphrase.path);
     notice = `Made the custodian's passphrase: ${shown(passphrase.path)} (0600). It opens every key beside it; a production site keeps it elsewhere.`;
   }

@@ -7,12 +7,17 @@ import type { BlobStore } from './blobs.ts';
 /** An institution's prefix is one path segment of ours; the rest is a hash. Nothing else reaches the file system. */
 const NAME = /^([a-z][a-z0-9-]{0,63})\/(envelopes\/)?([0-9a-f]{64})$/;
 
+export interface FileBlobs extends BlobStore {
+  /** Where an object lies, whether it is there or not. */
+  pathOf(name: string): string;
+}
+
 /**
  * Blobs in a directory: `<directory>/<inst>/[envelopes/]<2 hex>/<2 hex>/<sha256>`. A put writes a temporary file, fsyncs,
  * renames, fsyncs the folder (and those that it made): a name that exists is whole, and is still there after a power loss.
  * A name already there with the same bytes is left alone. No store is listed.
  */
-export function createFileBlobs(options: { directory: string }): BlobStore {
+export function createFileBlobs(options: { directory: string }): FileBlobs {
   const { directory } = options;
   /** Folders known to be durable; made once, so a put does not ask again. */
   const known = new Map<string, Promise<void>>();
@@ -36,6 +41,7 @@ export function createFileBlobs(options: { directory: string }): BlobStore {
   };
 
   return {
+    pathOf,
     async put(name, bytes) {
       const path = pathOf(name);
       const folder = dirname(path);

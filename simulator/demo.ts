@@ -1,0 +1,108 @@
+/**
+ * `npm run demo`: the embedded default against the simulator, pulled, filed and read over real HTTP, told as a story.
+ * Exits 0 where every step went as it must; `--keep` leaves the server running.
+ */
+import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join, relative, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { createApp } from '../src/app.ts';
+import { startControlServer } from '../src/cli/control-server.ts';
+import { createProgress } from '../src/cli/progress.ts';
+import { controlFile } from '../src/cli/run.ts';
+import { readSettings } from '../src/cli/settings.ts';
+import { exportDocuments } from './demo-export.ts';
+import { createStory, tellStory } from './demo-story.ts';
+import { createSimulator } from './simulator.ts';
+
+const root = fileURLToPath(new URL('../', import.meta.url));
+const { values } = parseArgs({
+  options: {
+    output: { type: 'string', default: 'demo-output' },
+    keep: { type: 'boolean', default: false },
+    help: { type: 'boolean', short: 'h', default: false },
+  },
+});
+if (values.help) {
+  process.stdout.write(
+    'Usage: npm run demo [-- --output <folder>] [-- --keep]\n\n  --output  where the PDFs go (demo-output)\n  --keep    leave the server running and say how to call it\n\nExample:\n  $ npm run demo -- --keep\n',
+  );
+  process.exit(0);
+}
+
+const output = resolve(values.output);
+const run = join(output, '.run');
+rmSync(output, { recursive: true, force: true });
+mkdirSync(run, { recursive: true, mode: 0o700 });
+
+const story = createStory(process.stdout);
+const started = Date.now();
+story.title('oncobridge: the embedded default and a simulated department');
+
+const simulator = await createSimulator();
+story.line(`An ARIA API and an EHR of synthetic patients answer on loopback.`);
+// The sample configuration as it ships, with a data folder of the demo's own and free ports.
+cpSync(join(root, 'config'), join(run, 'config'), { recursive: true });
+const config = join(run, 'config', 'embedded.yaml');
+writeFileSync(config, readFileSync(config, 'utf8').replace('port: 8480', 'port: 0').replace('port: 8481', 'port: 0'));
+const env = {
+  ...process.env,
+  EHR_FHIR_URL: simulator.ehr.baseUrl,
+  EHR_CLIENT_ID: simulator.ehr.clientId,
+  EHR_CLIENT_KEY: JSON.stringify(simulator.ehr.privateKeyJwk),
+  ARIA_FHIR_URL: simulator.aria.baseUrl,
+  ARIA_TOKEN_URL: simulator.aria.tokenUrl,
+  ARIA_CLIENT_ID: simulator.aria.clientId,
+  ARIA_CLIENT_SECRET: simulator.aria.clientSecret,
+};
+const settings = await readSettings(config, env);
+if (settings.notice !== undefined) story.line(settings.notice);
+const app = await createApp({ settings, serve: true, logLevel: 'fatal', schedule: false });
+story.line(`oncobridge is up after ${((Date.now() - started) / 1000).toFixed(1)} s: PostgreSQL as our own child, FHIR R4 at ${app.facadeUrl}`);
+
+let failed = false;
+try {
+  story.title('Pull: what is new comes in, is classified, filed as PDF, sealed, and entered on the ledger');
+  const pulled = await app.operations.pull({}, createProgress(process.stdout));
+  await app.settled();
+  const status = await app.operations.status({});
+  story.line(`${pulled.filed} documents filed; ledger height ${status.ledger.height}, ${status.ledger.consensus}.`);
+  story.table('Records', Object.entries(status.records).map(([outcome, count]) => [String(count), outcome]));
+  for (const group of await app.operations.quarantineList({}))
+    story.line(`  held: ${group.count} ${group.type} of ${group.source}/${group.stream}, ${group.reason}: ${group.text}`);
+
+  await tellStory({ app, story, simulator });
+
+  story.title('The documents');
+  const files = await exportDocuments(app, output);
+  story.line(`${files.length} PDFs, each with its FHIR data inside, lie in ${relative(process.cwd(), output) || output}/`);
+} catch (error) {
+  failed = true;
+  story.line(`THE DEMO FAILED: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
+}
+
+if (values.keep && !failed) {
+  const control = await startControlServer({
+    file: controlFile(settings.data),
+    facade: app.facadeUrl,
+    operations: { ...app.operations, stop: async () => (setTimeout(() => void stop(), 50), { pid: process.pid }) },
+  });
+  const stop = async (): Promise<void> => {
+    await control.close();
+    await app.close();
+    await simulator.close();
+  };
+  process.once('SIGINT', () => void stop());
+  process.once('SIGTERM', () => void stop());
+  const shown = relative(process.cwd(), config);
+  story.title('Left running (Ctrl-C ends it)');
+  story.line(`  bin/oncobridge --config ${shown} status`);
+  story.line(`  bin/oncobridge --config ${shown} member list`);
+  story.line(`  TOKEN=$(bin/oncobridge --config ${shown} token --as <member>)`);
+  story.line(`  curl -H "Authorization: Bearer $TOKEN" '${app.facadeUrl}/Patient'`);
+} else {
+  await app.close();
+  await simulator.close();
+  story.line(`${failed ? 'Failed' : 'Done'} after ${((Date.now() - started) / 1000).toFixed(1)} s.`);
+  process.exitCode = failed ? 1 : 0;
+}

@@ -1,0 +1,215 @@
+import { type RequestListener } from 'node:http';
+import { type Core, createCore } from './app/core.ts';
+import { createOperations } from './app/operations.ts';
+import { createSchedule } from './app/schedule.ts';
+import { createAnchoring } from './audit/anchoring.ts';
+import { createAuditLog } from './audit/audit-log.ts';
+import { createAuditSearch } from './audit/audit-search.ts';
+import { createIssuer } from './auth/issuer.ts';
+import { scopeAllows } from './auth/scopes.ts';
+import { createTokenRouter } from './auth/token-router.ts';
+import { createTokenVerifier } from './auth/token-verifier.ts';
+import type { Operations } from './cli/operations.ts';
+import type { Settings } from './cli/settings.ts';
+import { parseDurationMs } from './config/schema.ts';
+import { createConsentService } from './consent/consent-service.ts';
+import { readableScope } from './consent/readable-scope.ts';
+import { createFacade } from './fhir/facade.ts';
+import { createHttpApp, safeError } from './http/app.ts';
+import { createHealth } from './http/health.ts';
+import { createHttpServer } from './http/server.ts';
+import { newId } from './ids.ts';
+import { ensureInstitution } from './membership/institution.ts';
+import { createMembership } from './membership/members.ts';
+import { createMetrics } from './observe/metrics.ts';
+import { sql } from './store/sql.ts';
+import { VERSION } from './version.ts';
+
+export interface App {
+  core: Core;
+  operations: Omit<Operations, 'stop'>;
+  facadeUrl: string;
+  operationsUrl: string;
+  /** Where the filesystem store keeps an object. */
+  blobPath(pointer: string): string;
+  /** Resolves when everything that is filed has reached the ledger and its projection. */
+  settled(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface AppOptions {
+  settings: Settings;
+  /** Listen; a command that runs beside nothing builds everything else alike and serves nothing. */
+  serve: boolean;
+  logLevel: string;
+  /** Pull by schedule while serving; the demo pulls by itself. */
+  schedule?: boolean;
+}
+
+/**
+ * Builds oncobridge from a configuration and closes it in reverse order; the only place that knows all parts.
+ */
+export async function createApp({ settings, serve, logLevel, schedule = true }: AppOptions): Promise<App> {
+  const { server } = settings.config;
+  const core = await createCore({ settings, logLevel });
+  const { database, rows, custodian, ledger, ledgerId, projection, outbox, institution, log, closers } = core;
+  try {
+    const maxStalenessMs = parseDurationMs(server.consent.maxStaleness);
+    const projected = (block: number, timeoutMs: number): Promise<boolean> => projection.waitFor(block, timeoutMs);
+    const carrier = { outbox, projected };
+    await ensureInstitution({ database, ledger, custodian, msp: core.msp, projected });
+    const membership = createMembership({ ...carrier, database, rows, custodian, ledgerId });
+    const audit = createAuditLog({ database, rows, institution, onError: core.onError });
+    closers.push(() => audit.close());
+    const anchoring = createAnchoring({
+      ...carrier,
+      database,
+      institution,
+      everyMs: parseDurationMs(server.ledger.anchorEvery),
+      onError: core.onError,
+    });
+    closers.push(() => anchoring.close());
+    await anchoring.start();
+
+    // The address must be known before the issuer is made, so the listener comes first and answers 503 until all is built.
+    let handler: RequestListener = (_request, response) => response.writeHead(503).end();
+    const http = serve
+      ? await createHttpServer({
+          handler: (request, response) => handler(request, response),
+          host: server.http.host,
+          port: server.http.port,
+        })
+      : undefined;
+    if (http !== undefined) closers.push(() => http.close());
+    const publicUrl = (server.http.publicUrl ?? http?.url ?? `http://${server.http.host}:${server.http.port}`).replace(/\/+$/, '');
+    const facadeUrl = `${publicUrl}/fhir`;
+    const issuerUrl = `${publicUrl}/auth`;
+    const issuer = await createIssuer({
+      database,
+      rows,
+      institution,
+      issuerUrl,
+      audience: facadeUrl,
+      memberRole: (inst, member) => membership.activeRole(inst, member),
+      userTokenLifetimeMs: parseDurationMs(server.auth.userTokenLifetime),
+    });
+    const verifier = createTokenVerifier({ issuerUrl, audience: facadeUrl, institution, keyOf: (kid) => issuer.keys.find(kid) });
+    const consents = createConsentService({ ...carrier, database, rows, custodian, ledgerId });
+    const metrics = createMetrics({
+      outboxDepth: () => outbox.stats(),
+      queueDepth: () => core.queue.depth(),
+      ledger: async () => ({
+        height: await ledger.height(),
+        projected: await projection.height(),
+        ageMs: (await projection.freshness(maxStalenessMs)).ageMs,
+      }),
+      configHash: settings.config.hash,
+    });
+    core.observe(metrics);
+
+    const smart = issuer.smartConfiguration() as { capabilities: string[]; scopes_supported: string[] };
+    const facade = createFacade(
+      {
+        database,
+        rows,
+        sealer: core.sealer,
+        blobs: core.blobs,
+        audit,
+        consents,
+        auditEvents: createAuditSearch({ database, rows, institution }),
+        verifyToken: (token) => verifier.verify(`Bearer ${token}`),
+        fresh: async () => (await projection.freshness(maxStalenessMs)).fresh,
+        allows: scopeAllows,
+        readableScope,
+        onIntegrity: (alarm) => {
+          log.error(alarm, 'INTEGRITY ALARM: a stored object does not match the ledger');
+          metrics.onAlarm('integrity');
+        },
+        onError: (error, requestId) => log.error({ requestId, ...safeError(error) }, 'a request failed'),
+        clock: () => new Date(),
+        cursorKey: (await custodian.purposeKey('cursors')).export(),
+        institution,
+      },
+      {
+        baseUrl: facadeUrl,
+        maxPinned: server.search.maxPinned,
+        requestsPerMinute: server.http.requestsPerMinute,
+        smart: {
+          issuer: issuerUrl,
+          tokenEndpoint: `${issuerUrl}/token`,
+          jwksUri: `${issuerUrl}/jwks`,
+          scopesSupported: smart.scopes_supported,
+          capabilities: smart.capabilities,
+        },
+        software: { name: 'oncobridge', version: VERSION },
+      },
+    );
+    handler = createHttpApp({
+      mounts: [
+        ['/fhir', facade.router],
+        ['/auth', createTokenRouter({ issuer })],
+      ],
+      logger: log,
+      requestsPerMinute: server.http.requestsPerMinute,
+      onRequest: (observed) => metrics.onRequest(observed),
+    });
+
+    const health = createHealth({
+      metrics: metrics.registry,
+      checks: new Map([
+        ['database', async () => void (await database.query(sql`select 1`))],
+        ['queue', async () => void (await core.queue.depth())],
+        ['ledger', async () => ((await projection.freshness(maxStalenessMs)).fresh ? undefined : 'the view of the ledger is too old')],
+      ]),
+    });
+    const operationsServer = serve ? await createHttpServer({ handler: health.handler, port: server.operations.port }) : undefined;
+    if (operationsServer !== undefined) closers.push(() => operationsServer.close());
+    const operations = createOperations({
+      core,
+      membership,
+      issuer,
+      tokenEndpoint: `${issuerUrl}/token`,
+      configHash: settings.config.hash,
+      facility: server.institution.name,
+      maxStalenessMs,
+      metrics,
+      audited: (operation, outcome) =>
+        audit.record({ interaction: 'operation', actor: undefined, requestId: newId('req'), outcome, patients: [], query: operation }),
+    });
+    if (serve && schedule) {
+      for (const { config } of settings.config.sources.filter((source) => source.config.enabled)) {
+        const puller = createSchedule({
+          name: `pull ${config.id}`,
+          everyMs: parseDurationMs(config.schedule.every),
+          work: () => operations.pull({ source: config.id }, () => {}),
+          log,
+        });
+        closers.push(() => puller.close());
+      }
+      const sweeper = createSchedule({ name: 'sweep', everyMs: 3_600_000, work: () => core.reconcile.sweep(), log });
+      closers.push(() => sweeper.close());
+    }
+
+    return {
+      core,
+      operations,
+      facadeUrl,
+      operationsUrl: operationsServer?.url ?? '',
+      blobPath: (pointer) => core.blobs.pathOf(pointer),
+      async settled() {
+        for (;;) {
+          const { depth } = await outbox.stats();
+          if (depth === 0 && (await projection.height()) >= (await ledger.height())) return;
+          await new Promise((resolve) => setTimeout(resolve, 50));
+        }
+      },
+      async close() {
+        health.drain();
+        await core.close();
+      },
+    };
+  } catch (error) {
+    await core.close();
+    throw error;
+  }
+}
