@@ -5,6 +5,8 @@ import type { Database } from '../store/database.ts';
 import { decide, pendingRecords } from '../store/records.ts';
 import type { createAssembly, DocumentDraft } from './assembly.ts';
 import type { createFiling } from './filing.ts';
+import { isPassing } from './passing.ts';
+import type { createReplay } from './replay.ts';
 import type { createWithdrawal } from './withdrawal.ts';
 
 /** Drafts filed together: one commit for many, but the first ones go at once, so that a pull shows its first document soon. */
@@ -19,11 +21,12 @@ export function createAssembler(parts: {
   assembly: ReturnType<typeof createAssembly>;
   filing: ReturnType<typeof createFiling>;
   withdrawal: ReturnType<typeof createWithdrawal>;
+  replay: Pick<ReturnType<typeof createReplay>, 'due'>;
   /** Documents were filed: the outbox has work. */
   onFiled(count: number): void;
   log: Logger;
 }) {
-  const { database, assembly, filing, withdrawal, onFiled, log } = parts;
+  const { database, assembly, filing, withdrawal, replay, onFiled, log } = parts;
   let closed = false;
   let running: Promise<unknown> = Promise.resolve();
   let wanted = false;
@@ -32,27 +35,27 @@ export function createAssembler(parts: {
   function wake(): void {
     if (wanted || closed) return;
     wanted = true;
-    void queue(false).catch((error: unknown) =>
+    void drain().catch((error: unknown) =>
       log.error({ err: codeOf(error) ?? error }, 'assembly failed; it is tried again at the next pull'),
     );
   }
 
-  /** Works off everything that is pending. `final`: sources were read to their end, so nothing is waited for any more. */
+  /**
+   * Works off everything that is pending, and returns how many documents were filed. What waits for more of its subject goes
+   * on waiting until the pull of its stream has come to its end.
+   */
   function drain(): Promise<number> {
-    return queue(true);
-  }
-
-  function queue(final: boolean): Promise<number> {
     const run = running.then(() => {
       wanted = false;
-      return round(final);
+      return round();
     });
     running = run.catch(() => {});
     return run;
   }
 
-  async function round(final: boolean): Promise<number> {
+  async function round(): Promise<number> {
     let filed = 0;
+    await replay.due();
     const seen = new Set<string>();
     while (!closed) {
       const pending = await pendingRecords(database, 200, [...seen]);
@@ -63,7 +66,7 @@ export function createAssembler(parts: {
         if (seen.has(record.rec)) continue;
         seen.add(record.rec);
         try {
-          const { drafts: found, touched } = await assembly.assemble(record, final);
+          const { drafts: found, touched } = await assembly.assemble(record, record.final);
           // Everything of the component was looked at; what still waits is looked at again when more has come.
           for (const rec of touched) seen.add(rec);
           drafts.push(...found);
@@ -95,10 +98,8 @@ export function createAssembler(parts: {
 
   /** A record that cannot be worked is held with its bytes for a person; the others go on. Passing faults are thrown on. */
   async function quarantine(recs: readonly string[], error: unknown): Promise<void> {
+    if (isPassing(error)) throw error;
     const code = codeOf(error);
-    if (code === 'UNAVAILABLE' || code === undefined) {
-      if (isPassing(error) || code !== undefined) throw error;
-    }
     log.error(
       { recs, code: code ?? 'INTERNAL', err: code === undefined ? error : undefined },
       'records held: no document can be made of them',
@@ -114,13 +115,4 @@ export function createAssembler(parts: {
       await running;
     },
   };
-}
-
-/** The database or a disk went away: nothing is wrong with the record. */
-function isPassing(error: unknown): boolean {
-  const code = (error as { code?: unknown } | null)?.code;
-  return (
-    (typeof code === 'string' && /^(ECONN|EPIPE|ENOSPC|EIO|ETIMEDOUT|57P0|08|53|25P|40)/.test(code)) ||
-    /Connection terminated|connection/i.test((error as Error | undefined)?.message ?? '')
-  );
 }

@@ -7,17 +7,17 @@ import { ASSEMBLING, type Description, describe } from '../records/describe.ts';
 import { millisOf, stringOf } from '../records/elements.ts';
 import { analyteCode } from '../records/laboratory.ts';
 import { type JsonObject, parseResource, stringifyLossless } from '../records/lossless-json.ts';
-import type { Reason } from '../records/reasons.ts';
 import type { Database, Sql } from '../store/database.ts';
 import { resourceIds } from '../store/documents.ts';
 import { sourcePatients } from '../store/patients.ts';
-import { currentOf, insertRecords, knownVersions, type NewRecord, type RecordRow } from '../store/records.ts';
+import { currentOf, type HeldRow, insertRecords, knownVersions, type NewRecord, previousVersions, redecideHeld } from '../store/records.ts';
 import { type ResourceText, writeDirectory } from '../store/resources.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
+import { type Decided, decide, orderOf, type Seen } from './decision.ts';
 import type { FilingConfig } from './parts.ts';
 import type { createPatientMatching, MatchedPatient } from './patient-matching.ts';
 import { digestRecord, digestStatement } from './raw-record.ts';
-import { type SealedFor, sealedForText, sealRecord, sealVersionName } from './record-seal.ts';
+import { openRecord, type SealedFor, sealedForText, sealRecord, sealVersionName } from './record-seal.ts';
 import type { SourceKeys } from './source-keys.ts';
 
 /** What became of a page's records, by outcome and reason: for the progress line and the metrics. */
@@ -25,19 +25,6 @@ export interface IntakeCounts {
   known: number;
   stored: number;
   outcomes: Record<string, number>;
-}
-
-interface Seen {
-  raw: RawRecord;
-  rec: string;
-  ref: string;
-  key: string;
-  versionKey: string;
-  resource?: JsonObject;
-  description?: Description;
-  content: string;
-  /** The resource cannot be read. */
-  invalid: boolean;
 }
 
 /**
@@ -113,16 +100,10 @@ export function createIntake(parts: {
       const decided = decide(s, before, patient ?? undefined, newestInPage.get(s.key) === s, { source, stream, classify });
       const own = s.description?.role === 'patient' ? (patients.get(s.key)?.pat ?? null) : null;
       const pat = own ?? decided.pat;
-      const sealedFor: SealedFor =
-        s.description?.role === 'directory' || s.description?.role === 'appointment'
-          ? 'directory'
-          : pat === null
-            ? 'intake'
-            : { patient: pat, category: decided.category ?? 'core' };
+      const sealedFor = sealedForOf(s, { ...decided, pat });
       if (s.description?.role === 'directory' && s.resource !== undefined && decided.current)
         directory.push({ ref: s.ref, resource: s.resource });
       const links = s.description === undefined ? [] : await linksOf(source, s.description);
-      const clinicalTime = millisOf(s.description?.clinicalTime);
       rowsToInsert.push({
         rec: s.rec,
         source,
@@ -143,16 +124,10 @@ export function createIntake(parts: {
         configHash: config.configHash,
         category: decided.category,
         pat,
+        patientKey: patientKey ?? null,
         links,
-        analyte:
-          s.description?.role === 'laboratory-result' &&
-          pat !== null &&
-          clinicalTime !== undefined &&
-          analyteCode(s.resource ?? {}) !== undefined
-            ? { analyte: await keys.content(`analyte|${analyteCode(s.resource ?? {})}`), at: new Date(clinicalTime) }
-            : null,
-        // The right patient's document must not follow the wrong one's withdrawal so closely that the ledger links them.
-        notBefore: before?.pat != null && pat !== null && before.pat !== pat ? new Date(Date.now() + config.wrongPatientDelayMs) : null,
+        analyte: pat === null ? null : await analyteOf(s),
+        notBefore: notBefore(before?.pat ?? null, pat),
       });
       const outcome = decided.outcome === 'pending' ? 'taken' : `${decided.outcome}:${decided.reason}`;
       counts.outcomes[outcome] = (counts.outcomes[outcome] ?? 0) + 1;
@@ -166,6 +141,54 @@ export function createIntake(parts: {
     });
     counts.stored = rowsToInsert.length;
     return counts;
+  }
+
+  /**
+   * Decides a held record again, by what is known of its patient now and by the rules of today; its bytes are sealed anew
+   * under the key that fits. Returns the decision, undefined where somebody else was first. Nothing is fetched.
+   */
+  async function reconsider(row: HeldRow, classify: Classifier): Promise<{ outcome: string; reason: string | null } | undefined> {
+    const kept = await openRecord(rows, row);
+    const [found] = await see(row.source, [kept.record]);
+    if (found === undefined) return undefined;
+    const s: Seen = { ...found, rec: row.rec, key: row.key };
+    const patient =
+      row.patient_key === null ? undefined : (await sourcePatients(database, row.source, [row.patient_key])).get(row.patient_key);
+    const [before] = await previousVersions(database, [row.key]);
+    // Only what became of the version before counts: this one is the newest, and its content is no repeat.
+    const was = before === undefined ? undefined : { content: '', last_updated: null, outcome: before.outcome, pat: before.pat };
+    const decided = decide(s, was, patient, true, { source: row.source, stream: row.stream, classify });
+    const sealedFor = sealedForOf(s, decided);
+    const raw = await sealRecord(rows, row.rec, sealedFor, kept);
+    const analyte = decided.pat === null ? null : await analyteOf(s);
+    const done = await database.transaction((tx) =>
+      redecideHeld(tx, row.rec, {
+        outcome: decided.outcome,
+        reason: decided.reason,
+        rule: decided.rule,
+        configHash: config.configHash,
+        category: decided.category,
+        pat: decided.pat,
+        raw,
+        sealedFor: sealedForText(sealedFor),
+        analyte,
+        notBefore: notBefore(before?.pat ?? null, decided.pat),
+      }),
+    );
+    return done ? { outcome: decided.outcome, reason: decided.reason } : undefined;
+  }
+
+  async function analyteOf(s: Seen): Promise<{ analyte: string; at: Date } | null> {
+    const code = s.description?.role === 'laboratory-result' ? analyteCode(s.resource ?? {}) : undefined;
+    const clinicalTime = millisOf(s.description?.clinicalTime);
+    return code === undefined || clinicalTime === undefined
+      ? null
+      : { analyte: await keys.content(`analyte|${code}`), at: new Date(clinicalTime) };
+  }
+
+  /** The right patient's document must not follow the wrong one's withdrawal so closely that the ledger links them. */
+  function notBefore(before: string | null, now: string | null): Date | null {
+    return before !== null && now !== null && before !== now ? new Date(Date.now() + config.wrongPatientDelayMs) : null;
   }
 
   /** Staff and organisations under ids of ours; a source's own references inside them lead nowhere here and are left out. */
@@ -211,67 +234,6 @@ export function createIntake(parts: {
     );
   }
 
-  interface Decided {
-    outcome: RecordRow['outcome'];
-    reason: string | null;
-    rule: string | null;
-    category: string | null;
-    pat: string | null;
-    current: boolean;
-  }
-
-  function decide(
-    s: Seen,
-    before: { content: string; last_updated: Date | null; outcome: string; pat: string | null } | undefined,
-    patient: { pat: string | null; reason: string | null } | undefined,
-    newest: boolean,
-    by: { source: string; stream: string; classify: Classifier },
-  ): Decided {
-    const pat = patient?.pat ?? null;
-    const none = { rule: null, category: null, pat };
-    const skip = (reason: Reason, current: boolean, rule: string | null = null): Decided => ({
-      ...none,
-      outcome: 'skip',
-      reason,
-      rule,
-      current,
-    });
-    const hold = (reason: Reason, rule: string | null = null): Decided => ({
-      ...none,
-      outcome: 'quarantine',
-      reason,
-      rule,
-      current: newest,
-    });
-    if (s.raw.deleted === true)
-      return before === undefined
-        ? skip('DELETED_AT_SOURCE', true)
-        : { ...none, pat: before.pat, outcome: 'pending', reason: null, current: true };
-    if (s.invalid || s.description === undefined || s.resource === undefined) return hold('CONTENT_INVALID');
-    // An older statement that comes late never overwrites a newer one (edge case 33).
-    if (!newest || (before?.last_updated && orderOf(s) !== 0 && orderOf(s) < before.last_updated.getTime()))
-      return skip('SUPERSEDED', false);
-    if (before !== undefined && before.content === s.content && before.outcome !== 'quarantine') return skip('DUPLICATE_HASH', false);
-    if (s.description.role === 'patient' || s.description.role === 'directory' || s.description.role === 'appointment')
-      return skip('NOT_CLINICAL', true);
-
-    const classified = by.classify(s.resource, { source: by.source, stream: by.stream, description: s.description });
-    // A rule that skips a withdrawn or drafted version must not leave the earlier one standing: assembly withdraws it.
-    const wasOwn = before?.outcome === 'own' || before?.outcome === 'pending';
-    if (classified.outcome === 'skip' && !(wasOwn && s.description.status === 'withdrawn'))
-      return skip(classified.reason ?? 'NO_RULE_MATCH', true, classified.rule);
-    if (classified.outcome === 'quarantine') return hold(classified.reason ?? 'NO_RULE_MATCH', classified.rule);
-    // A note whose content cannot be had is no note: it is held with what there is.
-    const problem = s.raw.attachments?.find((attachment) => attachment.problem !== undefined)?.problem;
-    if (problem !== undefined) return hold(attachmentReason(problem), classified.rule);
-    if (s.description.patient === undefined || patient === undefined) return hold('PATIENT_UNKNOWN', classified.rule);
-    if (patient.pat === null) {
-      const reason = (patient.reason ?? 'PATIENT_UNKNOWN') as Reason;
-      return reason === 'TEST_PATIENT' ? skip(reason, true, classified.rule) : hold(reason, classified.rule);
-    }
-    return { outcome: 'pending', reason: null, rule: classified.rule, category: classified.category ?? null, pat, current: true };
-  }
-
   async function linksOf(source: string, description: Description): Promise<{ relation: string; target: string }[]> {
     const links = description.links
       .filter((link) => ASSEMBLING.has(link.relation))
@@ -301,21 +263,15 @@ export function createIntake(parts: {
     return counts;
   }
 
-  return { storePage, preview };
+  return { storePage, preview, reconsider };
 }
 
-/** Milliseconds of what orders versions of one fact: issued, else lastUpdated; 0 where the source says neither. */
-function orderOf(s: Seen | undefined): number {
-  return millisOf(s?.description?.orderTime) ?? millisOf(s?.raw.lastUpdated) ?? 0;
+function sealedForOf(s: Seen, decided: Pick<Decided, 'pat' | 'category'>): SealedFor {
+  if (s.description?.role === 'directory' || s.description?.role === 'appointment') return 'directory';
+  return decided.pat === null ? 'intake' : { patient: decided.pat, category: decided.category ?? 'core' };
 }
 
 /** One page may hold the same version twice (edge case 6). */
 function dedupe(seen: readonly Seen[]): Seen[] {
   return [...new Map(seen.map((s) => [s.versionKey, s])).values()];
-}
-
-/** The adapter's words for what is wrong with an attachment, as reasons of ours. */
-function attachmentReason(problem: string): Reason {
-  if (problem === 'too-large') return 'TOO_LARGE';
-  return /refused|scheme|unc|file/.test(problem) ? 'ATTACHMENT_REFUSED' : 'ATTACHMENT_UNAVAILABLE';
 }

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Source } from '../adapters/source.ts';
 import { CodedError, codeOf } from '../errors.ts';
@@ -47,6 +48,8 @@ export function createPull(parts: {
   log: Logger;
 }) {
   const { database, rows, keys, intake, room, onStored, log } = parts;
+  const holder = randomUUID();
+  const underway = new Set<string>();
   const markPlace = (source: string, stream: string): string => `mark/${source}/${stream}`;
 
   async function pullStream(
@@ -61,9 +64,11 @@ export function createPull(parts: {
       progress = { ...progress, ...change };
       onProgress(progress);
     };
-    if (!(await leaseStream(database, source.id, stream, LEASE_MS)))
-      throw new CodedError('STREAM_BUSY', { diagnostics: `${source.id}/${stream}` });
+    const name = `${source.id}/${stream}`;
+    if (underway.has(name)) throw new CodedError('STREAM_BUSY', { diagnostics: name });
+    underway.add(name);
     try {
+      if (!(await leaseStream(database, source.id, stream, LEASE_MS, holder))) throw new CodedError('STREAM_BUSY', { diagnostics: name });
       const state = await readStream(database, source.id, stream);
       const mark = state?.mark ? (await rows.openPurpose('marks', markPlace(source.id, stream), state.mark)).toString() : undefined;
       const classify = classifier(stream);
@@ -105,14 +110,17 @@ export function createPull(parts: {
         });
         if (counts.stored > 0) onStored();
       }
-      await releaseStream(database, source.id, stream, undefined);
+      await releaseStream(database, source.id, stream, options.dryRun === true ? 'stopped' : 'completed');
       report({ done: true });
     } catch (error) {
       // The code says what to do; the message of another error could quote a source's answer.
       const code = codeOf(error) ?? 'INTERNAL';
-      await releaseStream(database, source.id, stream, code).catch(() => {});
+      if (code === 'STREAM_BUSY') throw error;
+      await releaseStream(database, source.id, stream, { error: code }).catch(() => {});
       log.error({ source: source.id, stream, code, err: codeOf(error) === undefined ? error : undefined }, 'pull of a stream failed');
       report({ done: true, error: error instanceof CodedError ? error.message : code });
+    } finally {
+      underway.delete(name);
     }
     return progress;
   }

@@ -48,6 +48,8 @@ export interface NewRecord {
   configHash: string;
   category: string | null;
   pat: string | null;
+  /** HMAC of the source's patient that it is about. */
+  patientKey: string | null;
   links: readonly { relation: string; target: string }[];
   analyte: { analyte: string; at: Date } | null;
   notBefore: Date | null;
@@ -98,15 +100,15 @@ export async function insertRecords(tx: Sql, records: readonly NewRecord[]): Pro
     where key = any(${supersedes}) and current`);
   await tx.query(sql`
     insert into record (rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, deleted, outcome, reason, rule,
-      config_hash, category, pat, not_before, decided_at)
+      config_hash, category, pat, patient_key, not_before, decided_at)
     select rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, deleted, outcome, reason, rule,
-      config_hash, category, pat, coalesce(not_before, now()), now() from unnest(${column('rec')}::text[], ${column('source')}::text[], ${column('stream')}::text[], ${column('type')}::text[],
+      config_hash, category, pat, patient_key, coalesce(not_before, now()), now() from unnest(${column('rec')}::text[], ${column('source')}::text[], ${column('stream')}::text[], ${column('type')}::text[],
       ${column('key')}::text[], ${column('versionKey')}::text[], ${column('content')}::text[], ${column('raw')}::bytea[],
       ${column('sealedFor')}::text[], ${column('versionId')}::bytea[], ${column('lastUpdated')}::timestamptz[], ${column('current')}::boolean[], ${column('deleted')}::boolean[],
       ${column('outcome')}::text[], ${column('reason')}::text[], ${column('rule')}::text[], ${column('configHash')}::text[],
-      ${column('category')}::text[], ${column('pat')}::text[], ${column('notBefore')}::timestamptz[])
+      ${column('category')}::text[], ${column('pat')}::text[], ${column('patientKey')}::text[], ${column('notBefore')}::timestamptz[])
       as t(rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, deleted, outcome, reason, rule,
-        config_hash, category, pat, not_before)
+        config_hash, category, pat, patient_key, not_before)
     on conflict (version_key) do nothing`);
   const links = records.flatMap((record) => record.links.map((link) => ({ rec: record.rec, ...link })));
   if (links.length > 0)
@@ -129,10 +131,18 @@ export async function recordsById(sqlOn: Sql, recs: readonly string[]): Promise<
   return sqlOn.query<RecordRow>(sql`select ${COLUMNS} from record where rec = any(${recs}) order by seq`);
 }
 
-/** Records that wait for assembly, oldest first; `excluding` are under way or waiting for more. */
-export async function pendingRecords(sqlOn: Sql, limit: number, excluding: readonly string[]): Promise<{ rec: string; key: string }[]> {
+/**
+ * Records that wait for assembly, oldest first; `excluding` are under way or waiting for more. `final`: the last pull of its
+ * stream came to its end, so what a record still waits for will not come.
+ */
+export async function pendingRecords(
+  sqlOn: Sql,
+  limit: number,
+  excluding: readonly string[],
+): Promise<{ rec: string; key: string; final: boolean }[]> {
   return sqlOn.query(sql`
-    select rec, key from record where outcome = 'pending' and current and not_before <= now() and rec <> all(${excluding}) order by seq limit ${limit}`);
+    select r.rec, r.key, coalesce(s.complete, false) as final from record r left join stream s on s.source = r.source and s.stream = r.stream
+    where r.outcome = 'pending' and r.current and r.not_before <= now() and r.rec <> all(${excluding}) order by r.seq limit ${limit}`);
 }
 
 export async function pendingCount(sqlOn: Sql): Promise<number> {
@@ -230,6 +240,75 @@ export async function markOwn(
     update record set outcome = 'own', reason = null, sub = ${subject.sub}, document = ${subject.document}, document_version = ${subject.version},
       category = ${subject.category}, decided_at = now()
     where rec = any(${recs})`);
+}
+
+/** Records held for a person that these words choose, in the order in which they came; `after` is the last seen, 0 at first. */
+export async function heldRecords(
+  sqlOn: Sql,
+  chosen: { record?: string; reason?: string; source?: string },
+  after: number,
+  limit: number,
+): Promise<(HeldRow & { seq: number })[]> {
+  return sqlOn.query(sql`
+    select ${COLUMNS}, seq, patient_key from record
+    where outcome = 'quarantine' and current and seq > ${after} and (${chosen.record ?? null}::text is null or rec = ${chosen.record ?? null})
+      and (${chosen.reason ?? null}::text is null or reason = ${chosen.reason ?? null}) and (${chosen.source ?? null}::text is null or source = ${chosen.source ?? null})
+    order by seq limit ${limit}`);
+}
+
+/** Records held for their patient's sake of whom something else is known by now. */
+export async function heldForKnownPatients(sqlOn: Sql, limit: number): Promise<HeldRow[]> {
+  return sqlOn.query<HeldRow>(sql`
+    select ${COLUMNS}, patient_key from record where rec in (
+      select r.rec from record r join source_patient p on p.source = r.source and p.key = r.patient_key
+      where r.outcome = 'quarantine' and r.current and r.reason like 'PATIENT\\_%' and r.reason is distinct from p.reason
+      limit ${limit}) order by seq`);
+}
+
+export interface HeldRow extends RecordRow {
+  patient_key: string | null;
+}
+
+/** A held record is decided anew, its bytes sealed under the key that fits; nothing where somebody else was first. */
+export async function redecideHeld(
+  tx: Sql,
+  rec: string,
+  decided: {
+    outcome: RecordRow['outcome'];
+    reason: string | null;
+    rule: string | null;
+    configHash: string;
+    category: string | null;
+    pat: string | null;
+    raw: Buffer;
+    sealedFor: string | null;
+    analyte: { analyte: string; at: Date } | null;
+    notBefore: Date | null;
+  },
+): Promise<boolean> {
+  const rows = await tx.query(sql`
+    update record set outcome = ${decided.outcome}, reason = ${decided.reason}, rule = ${decided.rule}, config_hash = ${decided.configHash},
+      category = ${decided.category}, pat = ${decided.pat}, raw = ${decided.raw}, sealed_for = ${decided.sealedFor},
+      not_before = coalesce(${decided.notBefore}::timestamptz, now()), decided_at = now()
+    where rec = ${rec} and outcome = 'quarantine' and current returning rec`);
+  if (rows.length === 0) return false;
+  if (decided.analyte !== null && decided.pat !== null)
+    await tx.query(sql`
+      insert into record_analyte (rec, pat, analyte, at) values (${rec}, ${decided.pat}, ${decided.analyte.analyte}, ${decided.analyte.at})
+      on conflict do nothing`);
+  return true;
+}
+
+/**
+ * Subjects that a record has left for a patient who is held: filed by its last version, while the current one names another
+ * patient and cannot be filed.
+ */
+export async function subjectsLeftBehind(sqlOn: Sql): Promise<string[]> {
+  const rows = await sqlOn.query<{ sub: string }>(sql`
+    select distinct o.sub from record r join record o on o.key = r.key and not o.current and o.outcome = 'own'
+      join subject s on s.sub = o.sub and s.withdrawn_at is null
+    where r.outcome = 'quarantine' and r.current and (r.reason like 'PATIENT\\_%' or r.reason = 'TEST_PATIENT') and o.patient_key is distinct from r.patient_key`);
+  return rows.map((row) => row.sub);
 }
 
 /** Another subject takes these records over. */

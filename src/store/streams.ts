@@ -8,33 +8,45 @@ export interface StreamState {
   lastError: string | undefined;
 }
 
-/** Takes the lease for `leaseMs`; false where another puller holds it. */
-export async function leaseStream(database: Database, source: string, stream: string, leaseMs: number): Promise<boolean> {
+/**
+ * Takes the lease for `leaseMs`; false where another process holds it. `holder` names this process: a lease of its own that
+ * it could not give back, because the database was away, is taken anew. Who holds it knows himself whether he is pulling.
+ */
+export async function leaseStream(database: Database, source: string, stream: string, leaseMs: number, holder: string): Promise<boolean> {
   const rows = await database.query(sql`
-    insert into stream (source, stream, running_until) values (${source}, ${stream}, now() + ${leaseMs} * interval '1 ms')
-    on conflict (source, stream) do update set running_until = excluded.running_until
-      where stream.running_until is null or stream.running_until < now()
+    insert into stream (source, stream, running_until, holder) values (${source}, ${stream}, now() + ${leaseMs} * interval '1 ms', ${holder})
+    on conflict (source, stream) do update set running_until = excluded.running_until, holder = excluded.holder
+      where stream.running_until is null or stream.running_until < now() or stream.holder = excluded.holder
     returning source`);
   return rows.length > 0;
 }
 
-/** Prolongs the lease and stores the mark, inside the transaction that stored the page. */
+/** Prolongs the lease and stores the mark, inside the transaction that stored the page. Until the release it is incomplete. */
 export async function advanceStream(tx: Sql, source: string, stream: string, mark: Buffer | undefined, leaseMs: number): Promise<void> {
   await tx.query(sql`
-    update stream set mark = coalesce(${mark ?? null}, mark), running_until = now() + ${leaseMs} * interval '1 ms'
+    update stream set mark = coalesce(${mark ?? null}, mark), complete = false, running_until = now() + ${leaseMs} * interval '1 ms'
     where source = ${source} and stream = ${stream}`);
 }
 
-export async function releaseStream(sqlOn: Sql, source: string, stream: string, error: string | undefined): Promise<void> {
+/** `completed`: it was read to its end. `stopped`: nothing was stored (a dry run). Else the code of what went wrong. */
+export async function releaseStream(
+  sqlOn: Sql,
+  source: string,
+  stream: string,
+  end: 'completed' | 'stopped' | { error: string },
+): Promise<void> {
+  const completed = end === 'completed';
+  const error = typeof end === 'string' ? null : end.error;
   await sqlOn.query(sql`
-    update stream set running_until = null, last_error = ${error ?? null},
-      last_success = case when ${error === undefined} then now() else last_success end
+    update stream set running_until = null, holder = null, complete = complete or ${completed},
+      last_error = case when ${end === 'stopped'} then last_error else ${error}::text end,
+      last_success = case when ${completed} then now() else last_success end
     where source = ${source} and stream = ${stream}`);
 }
 
 /** After a crash nobody holds the leases of this process any more; the one start path frees them. */
 export async function freeLeases(sqlOn: Sql): Promise<void> {
-  await sqlOn.query(sql`update stream set running_until = null where running_until is not null`);
+  await sqlOn.query(sql`update stream set running_until = null, holder = null where running_until is not null`);
 }
 
 export async function readStream(sqlOn: Sql, source: string, stream: string): Promise<StreamState | undefined> {

@@ -68,9 +68,13 @@ export async function markWithdrawn(tx: Sql, sub: string, reason: string): Promi
   return rows.length > 0;
 }
 
-/** Withdrawn documents with a version that still lies sealed to the category key. */
-export async function withdrawnUnsealed(sqlOn: Sql, limit: number): Promise<{ document: string; version: number }[]> {
+/** Withdrawn documents with a version that still lies sealed to the category key; without those named. */
+export async function withdrawnUnsealed(
+  sqlOn: Sql,
+  limit: number,
+  without: readonly string[],
+): Promise<{ document: string; version: number }[]> {
   return sqlOn.query(sql`
     select d.document, d.version from subject s join document_version d on d.document = s.document
-    where s.withdrawn_at is not null and d.key_version > 0 limit ${limit}`);
+    where s.withdrawn_at is not null and d.key_version > 0 and d.document <> all(${without}) limit ${limit}`);
 }

@@ -1,6 +1,11 @@
 -- Records, subjects and documents: the pipeline's own tables. Source ids and content are looked up by HMAC (blind);
 -- their text, and everything of a patient, is sealed.
-create table stream (source text not null, stream text not null, mark bytea, last_success timestamptz, last_error text, running_until timestamptz, primary key (source, stream));
+create table stream (
+  source text not null, stream text not null, mark bytea, last_success timestamptz, last_error text,
+  running_until timestamptz, holder text, -- lease, and the process that holds it
+  complete boolean not null default false, -- the last pull came to its end: what a record still waits for will not come
+  primary key (source, stream)
+);
 
 create table patient (
   pat text primary key,
@@ -35,12 +40,13 @@ create table record (
   outcome text not null default 'pending' check (outcome in ('pending','own','skip','quarantine')),
   reason text, rule text, config_hash text,
   category text, pat text, sub text, document text, document_version integer,
+  patient_key text,                       -- HMAC(source|Patient|id): whom it is about, for when that patient gets known
   decided_at timestamptz
 );
 create unique index record_version on record (version_key);
-create index record_key on record (key) where current;
+create index record_key on record (key, seq);
 create index record_pending on record (source, seq) where outcome = 'pending';
-create index record_outcome on record (outcome, reason) where outcome = 'quarantine';
+create index record_held on record (reason, seq) where outcome = 'quarantine';
 create index record_sub on record (sub);
 create index record_patient on record (pat, source, stream) where current;
 -- Links between records by key: what assembles a subject without opening every record of a patient.
