@@ -76,6 +76,7 @@ function streamOf(stream: StreamConfig): StreamOptions {
       lookbackMs,
       initialSince: stream.initialSince,
       pageSize: stream.pageSize,
+      rescanPatientsPerPull: stream.rescan,
       follow,
     };
   return {

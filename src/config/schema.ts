@@ -185,6 +185,12 @@ const streamSchema = z.strictObject({
     .optional()
     .describe('How far back the first pull goes.'),
   pageSize: z.int().min(1).max(1000).default(100),
+  rescan: z
+    .int()
+    .min(0)
+    .max(100_000)
+    .default(0)
+    .describe('last-updated: known patients read anew at each pull, in rotation; finds what was deleted without a word.'),
   follow: z
     .array(z.enum(['Patient', 'Practitioner', 'Organization']))
     .default(['Patient', 'Practitioner', 'Organization'])
