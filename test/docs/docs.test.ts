@@ -130,6 +130,12 @@ test('every relative link and anchor leads somewhere', () => {
   assert.deepEqual(broken, []);
 });
 
+test('the index names every page', () => {
+  const index = textOf('docs/README.md');
+  const missing = pages.filter((page) => page.startsWith('docs/') && page !== 'docs/README.md' && !index.includes(`(${page.slice(5)})`));
+  assert.deepEqual(missing, []);
+});
+
 test('files that the pages name are there', () => {
   const missing = pages.flatMap((page) => missingFiles(textOf(page)).map((file) => `${page}: ${file}`));
   assert.deepEqual(missing, []);
