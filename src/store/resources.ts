@@ -137,13 +137,6 @@ export async function deleteDocumentRows(tx: Sql, document: string, before?: num
     delete from resource_date d using gone where d.id = gone.id and d.version = gone.version`);
 }
 
-/** Removes every row of a patient (erasure). */
-export async function deletePatientRows(tx: Sql, institution: string, patient: string): Promise<void> {
-  await tx.query(sql`
-    with gone as (delete from resource where inst = ${institution} and pat = ${patient} returning id, version)
-    delete from resource_date d using gone where d.id = gone.id and d.version = gone.version`);
-}
-
 /** Puts a patient's demographics in place of the former ones; the version counts up. The id is the pseudonym. */
 export async function writePatient(
   tx: Sql,
