@@ -1,5 +1,6 @@
 import type { Issuer } from '../auth/issuer.ts';
 import type { Operations, PullReport } from '../cli/operations.ts';
+import { verifyResult } from '../cli/verify-result.ts';
 import { CodedError } from '../errors.ts';
 import { isId } from '../ids.ts';
 import { verifyLedger } from '../ledger/verify.ts';
@@ -100,15 +101,7 @@ export function createOperations(parts: {
       await audited('reconcile', 'permitted');
       return report;
     },
-    async verify() {
-      const report = await verifyLedger({ database, tipFile: core.tipFile });
-      return {
-        ok: report.ok,
-        blocks: report.blocks,
-        transactions: report.transactions,
-        problems: report.problems.map(({ kind, what, block }) => `${kind}${block === undefined ? '' : ` (block ${block})`}: ${what}`),
-      };
-    },
+    verify: async () => verifyResult(await verifyLedger({ database, tipFile: core.tipFile })),
     async clientAdd({ name, publicKeyJwk, scopes, actsFor }) {
       const added = await issuer.clients.add({
         name,

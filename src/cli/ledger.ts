@@ -1,5 +1,13 @@
+import { join } from 'node:path';
 import type { Command } from 'commander';
-import { PROBLEMS, print, withOperations } from './run.ts';
+import { verifyLedger } from '../ledger/verify.ts';
+import { createDatabase } from '../store/database.ts';
+import { createEmbeddedPostgres } from '../store/embedded-postgres.ts';
+import { findServer, remoteOperations } from './control-client.ts';
+import type { VerifyResult } from './operations.ts';
+import { controlFile, type GlobalOptions, PROBLEMS, print } from './run.ts';
+import { readSettings } from './settings.ts';
+import { verifyResult } from './verify-result.ts';
 
 export function addLedgerCommand(program: Command): void {
   program
@@ -10,10 +18,29 @@ export function addLedgerCommand(program: Command): void {
     .option('--json', 'for machines')
     .addHelpText('after', '\nExample:\n  $ oncobridge ledger verify')
     .action(async (options: { json?: boolean }, command: Command) => {
-      const result = await withOperations(command, (operations) => operations.verify({}));
+      const result = await verify(command);
       print(options.json, result, ({ ok, blocks, transactions, problems }) =>
         ok ? `${blocks} blocks with ${transactions} transactions hold.` : `THE LEDGER DOES NOT HOLD\n${problems.join('\n')}`,
       );
       if (!result.ok) process.exitCode = PROBLEMS;
     });
+}
+
+/**
+ * In the running server where one runs; else over the database alone, for a ledger that was tampered with may keep a server
+ * from starting, and that is when it must be asked.
+ */
+async function verify(command: Command): Promise<VerifyResult> {
+  const settings = await readSettings(command.optsWithGlobals<GlobalOptions>().config);
+  const server = await findServer(controlFile(settings.data));
+  if (server !== undefined) return remoteOperations(server).verify({});
+  const { database: place } = settings.config.server;
+  const postgres = place.kind === 'embedded' ? await createEmbeddedPostgres({ directory: join(settings.data, 'postgres') }) : undefined;
+  const database = createDatabase({ url: postgres?.url ?? (place.kind === 'postgres' ? place.url : ''), maxConnections: 2 });
+  try {
+    return verifyResult(await verifyLedger({ database, tipFile: join(settings.data, 'ledger-tip') }));
+  } finally {
+    await database.close();
+    await postgres?.stop();
+  }
 }
