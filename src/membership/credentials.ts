@@ -20,7 +20,7 @@ export function createNpiCheck(now: () => Date = () => new Date()): CredentialAd
 function isNpi(text: string): boolean {
   if (!/^[12]\d{9}$/.test(text)) return false;
   let sum = 0;
-  for (const [i, digit] of [...`80840${text}`].toReversed().entries()) {
+  for (const [i, digit] of `80840${text}`.split('').toReversed().entries()) {
     const value = Number(digit) * (i % 2 === 0 ? 1 : 2);
     sum += value > 9 ? value - 9 : value;
   }

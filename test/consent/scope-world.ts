@@ -33,7 +33,7 @@ interface Head {
   grantee: string;
   category: string;
   parent: { grantor: string; grantee: string } | null;
-  clauses: Clause[];
+  clauses: readonly Clause[];
   /** A local revocation, and whether the ledger has it already. */
   revoking: 'none' | 'pending' | 'projected';
 }
