@@ -1,11 +1,13 @@
 import { createHash } from 'node:crypto';
 import type { Logger } from 'pino';
+import { CodedError } from '../errors.ts';
 import { newId } from '../ids.ts';
 import type { Outbox } from '../outbox/outbox.ts';
 import type { Assembly, AssemblyRecord } from '../records/assembly.ts';
 import { describe } from '../records/describe.ts';
 import { millisOf, stringOf } from '../records/elements.ts';
 import { type BundleInput, bundleBytes, toBundle } from '../records/fhir-out.ts';
+import { hull, type TimeRange, timeRange } from '../records/fhir-time.ts';
 import { assembleHistoryAndPhysical } from '../records/history-and-physical.ts';
 import { analyteCode, assembleLaboratory } from '../records/laboratory.ts';
 import { type JsonObject, parseResource, stringifyLossless } from '../records/lossless-json.ts';
@@ -108,7 +110,7 @@ export function createFiling(parts: {
         tx,
         prepared.map((p) => p.row),
       );
-      if (overtaken.length > 0) throw new Error(`subjects moved on while their documents were made: ${overtaken.join(' ')}`);
+      if (overtaken.length > 0) throw new CodedError('CONFLICT', { diagnostics: `Subjects moved on: ${overtaken.join(' ')}` });
     });
     outbox.wake();
     for (const p of prepared)
@@ -120,7 +122,7 @@ export function createFiling(parts: {
   }
 
   async function prepare(draft: DocumentDraft): Promise<Prepared> {
-    const { assembly, document, files, carried, category, ids } = await describeDocument(draft);
+    const { assembly, document, files, carried, drawnTimes, category, ids } = await describeDocument(draft);
     const { manifest } = assembly;
     const input: BundleInput = {
       manifest,
@@ -170,6 +172,8 @@ export function createFiling(parts: {
         document: manifest.document,
         version: manifest.version,
         lastUpdated: new Date(),
+        // The PDF draws earlier values beside its own: who may not see their time may not see the document.
+        ...covers(drawnTimes),
         resources: served.map((resource) => ({
           type: stringOf(resource['resourceType']) ?? '',
           id: stringOf(resource['id']) ?? '',
@@ -236,7 +240,15 @@ export function createFiling(parts: {
     };
     // Volumes of another course are drawn and carried here too, as rows of their own with ids of their own.
     const carried = [...draft.own, ...draft.context].map(forAssembly);
-    return { assembly, carried, category, ...ASSEMBLE[category.layout](assembly), ids: await identities(draft, [...directory.keys()]) };
+    const drawnTimes = [...draft.own, ...drawn].flatMap((record) => record.description.clinicalTime ?? []);
+    return {
+      assembly,
+      carried,
+      drawnTimes,
+      category,
+      ...ASSEMBLE[category.layout](assembly),
+      ids: await identities(draft, [...directory.keys()]),
+    };
   }
 
   /** Earlier results of the same analytes, for trends: context of the manifest, never of this subject. */
@@ -339,4 +351,10 @@ function binaries(document: string): JsonObject[] {
     { resourceType: 'Binary', id: `${document}-pdf`, contentType: 'application/pdf' },
     { resourceType: 'Binary', id: `${document}-fhir`, contentType: 'application/fhir+json' },
   ];
+}
+
+/** The time that all of these lie in. */
+function covers(times: readonly string[]): { covers?: TimeRange } {
+  const range = hull(times.flatMap((time) => timeRange(time) ?? []));
+  return range === undefined ? {} : { covers: range };
 }
