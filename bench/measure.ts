@@ -21,35 +21,38 @@ const MS_PER_TICK = 10;
  * server with its backends. Undefined where the system has no /proc.
  */
 export async function treeCpuMs(root: number): Promise<number | undefined> {
-  const children = new Map<number, number[]>();
-  const ticks = new Map<number, number>();
+  const found = new Map<number, { parent: number; ms: number }>();
   const names = await readdir('/proc').catch(() => []);
   await Promise.all(
     names
       .filter((name) => /^\d+$/.test(name))
       .map(async (name) => {
-        const stat = await readFile(`/proc/${name}/stat`, 'utf8').catch(() => '');
-        // The command's name stands in parentheses and may hold anything; the fields are counted from behind it.
-        const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-        const parent = Number(fields[1]);
-        const pid = Number(name);
-        if (!Number.isInteger(parent)) return;
-        children.set(parent, [...(children.get(parent) ?? []), pid]);
-        // utime, stime, and the same of the children that were waited for.
-        ticks.set(
-          pid,
-          [11, 12, 13, 14].reduce((sum, at) => sum + Number(fields[at] ?? 0), 0),
-        );
+        const one = await processCpu(name);
+        if (one !== undefined) found.set(Number(name), one);
       }),
   );
-  if (!ticks.has(root)) return undefined;
+  if (!found.has(root)) return undefined;
   let sum = 0;
-  for (const queue = [root]; queue.length > 0; ) {
-    const pid = queue.pop() ?? 0;
-    sum += ticks.get(pid) ?? 0;
-    queue.push(...(children.get(pid) ?? []));
-  }
-  return sum * MS_PER_TICK;
+  for (const [pid, { ms }] of found) if (descends(found, pid, root)) sum += ms;
+  return sum;
+}
+
+async function processCpu(pid: string): Promise<{ parent: number; ms: number } | undefined> {
+  const read = (name: string): Promise<string> => readFile(`/proc/${pid}/${name}`, 'utf8').catch(() => '');
+  const [stat, schedule] = await Promise.all([read('stat'), read('schedstat')]);
+  // The command's name stands in parentheses and may hold anything; the fields are counted from behind it.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  const ticks = (...at: number[]): number => at.reduce((sum, one) => sum + Number(fields[one] ?? 0), 0) * MS_PER_TICK;
+  const parent = Number(fields[1]);
+  if (!Number.isInteger(parent)) return undefined;
+  // The scheduler's own count is in nanoseconds, but of one thread. PostgreSQL's processes have one.
+  const precise = fields[17] === '1' ? Number(schedule.split(' ')[0]) / 1e6 : Number.NaN;
+  return { parent, ms: (Number.isFinite(precise) && precise > 0 ? precise : ticks(11, 12)) + ticks(13, 14) };
+}
+
+function descends(found: ReadonlyMap<number, { parent: number }>, pid: number, root: number): boolean {
+  for (let at: number | undefined = pid; at !== undefined && at > 1; at = found.get(at)?.parent) if (at === root) return true;
+  return false;
 }
 
 export function median(values: readonly number[]): number {

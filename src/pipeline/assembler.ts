@@ -30,6 +30,8 @@ export function createAssembler(parts: {
   let closed = false;
   let running: Promise<unknown> = Promise.resolve();
   let wanted = false;
+  /** Number of the newest record that a whole round has looked at; 0: nothing is known. */
+  let lookedAt = 0;
 
   /** Starts a round soon; many calls make one round. */
   function wake(): void {
@@ -54,44 +56,82 @@ export function createAssembler(parts: {
   }
 
   async function round(): Promise<number> {
-    let filed = 0;
-    await replay.due();
-    const seen = new Set<string>();
-    while (!closed) {
-      const pending = await pendingRecords(database, 200, [...seen]);
-      if (pending.length === 0) break;
-      let drafts: DocumentDraft[] = [];
-      for (const record of pending) {
-        if (closed) break;
-        if (seen.has(record.rec)) continue;
-        seen.add(record.rec);
-        try {
-          const { drafts: found, touched } = await assembly.assemble(record, record.final);
-          // Everything of the component was looked at; what still waits is looked at again when more has come.
-          for (const rec of touched) seen.add(rec);
-          drafts.push(...found);
-        } catch (error) {
-          await quarantine([record.rec], error);
-        }
-        if (drafts.length >= (filed === 0 ? 1 : BATCH)) {
-          filed += await file(drafts);
-          drafts = [];
-        }
-      }
-      filed += await file(drafts);
-    }
+    // What was put back to wait for a decision, or was left by a round that failed, is older than what has been looked at.
+    if ((await replay.due()) > 0) lookedAt = 0;
+    const from = lookedAt;
+    lookedAt = 0;
+    const filed = await workOff(from);
     while (!closed && (await withdrawal.resealWithdrawn()) > 0);
+    return filed;
+  }
+
+  /** `from`: up to here the records of streams that are still being read were looked at, and wait for what has come since. */
+  async function workOff(from: number): Promise<number> {
+    let filed = 0;
+    let handed = 0;
+    let cursor = 0;
+    const seen = new Set<string>();
+    // One batch is rendered, sealed and filed while the next is assembled.
+    let filing: Promise<number> = Promise.resolve(0);
+    const hand = async (drafts: readonly DocumentDraft[]): Promise<void> => {
+      filed += await filing;
+      handed += drafts.length;
+      filing = file(drafts);
+      filing.catch(() => {}); // heard by whoever waits for it next
+    };
+    try {
+      while (!closed) {
+        const pending = await pendingRecords(database, 200, { after: cursor, unfinishedAfter: from });
+        if (pending.length === 0) break;
+        let drafts: DocumentDraft[] = [];
+        for (const record of pending) {
+          if (closed) break;
+          cursor = record.seq;
+          if (seen.has(record.rec)) continue;
+          seen.add(record.rec);
+          try {
+            const { drafts: found, touched } = await assembly.assemble(record, record.final);
+            // Everything of the component was looked at; what still waits is looked at again when more has come.
+            for (const rec of touched) seen.add(rec);
+            drafts.push(...found);
+          } catch (error) {
+            await quarantine([record.rec], error);
+          }
+          if (drafts.length >= (handed === 0 ? 1 : BATCH)) {
+            await hand(drafts);
+            drafts = [];
+          }
+        }
+        await hand(drafts);
+      }
+    } finally {
+      // A failure that is already on its way up is the one to tell.
+      filed += await filing.catch(() => 0);
+    }
+    await filing;
+    if (!closed) lookedAt = Math.max(from, cursor);
     return filed;
   }
 
   async function file(drafts: readonly DocumentDraft[]): Promise<number> {
     if (drafts.length === 0) return 0;
-    const { filed, failed } = await filing.file(drafts);
-    for (const failure of failed)
-      await quarantine(
-        failure.draft.own.filter((o) => o.row.outcome === 'pending').map((o) => o.row.rec),
-        failure.error,
-      );
+    let filed = 0;
+    try {
+      const done = await filing.file(drafts);
+      filed = done.filed;
+      for (const { draft, error } of done.failed) await quarantine(pendingOf(draft), error);
+    } catch (error) {
+      if (isPassing(error)) throw error;
+      const [only, ...others] = drafts;
+      // One of them spoils the commit of all: each for itself.
+      if (others.length > 0) {
+        for (const draft of drafts) filed += await file([draft]);
+        return filed;
+      }
+      // Its subject moved on meanwhile: it is still pending, and due in the next round.
+      if (codeOf(error) === 'CONFLICT') log.info({ subject: only?.subject.sub }, 'a subject moved on while its document was made');
+      else if (only !== undefined) await quarantine(pendingOf(only), error);
+    }
     if (filed > 0) onFiled(filed);
     return filed;
   }
@@ -115,4 +155,8 @@ export function createAssembler(parts: {
       await running;
     },
   };
+}
+
+function pendingOf(draft: DocumentDraft): string[] {
+  return draft.own.filter((record) => record.row.outcome === 'pending').map((record) => record.row.rec);
 }

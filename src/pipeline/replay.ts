@@ -65,21 +65,23 @@ export function createReplay(parts: {
 
   /**
    * What the rows say is due: records whose patient has come since; and documents whose record now names a patient who is
-   * held. Those stand under the wrong name, so they are withdrawn without waiting for the right one.
+   * held. Those stand under the wrong name, so they are withdrawn without waiting for the right one. Returns how many records
+   * wait for assembly again.
    */
-  async function due(): Promise<void> {
+  async function due(): Promise<number> {
     for (const sub of await subjectsLeftBehind(database)) {
       const subject = await subjectById(database, sub);
       if (subject === undefined) continue;
       await database.transaction((tx) => withdrawal.withdraw(tx, subject, 'WRONG_PATIENT'));
       log.info({ document: subject.document }, 'document withdrawn: its record names another patient, who is held');
     }
-    for (;;) {
+    for (let all = 0; ; ) {
       const page = await heldForKnownPatients(database, PAGE);
       let changed = 0;
       for (const row of page) if ((await reconsider(row)) !== undefined) changed++;
       if (changed > 0) log.info({ records: changed }, 'held records decided again: their patient has come');
-      if (changed === 0 || page.length < PAGE) return;
+      all += changed;
+      if (changed === 0 || page.length < PAGE) return all;
     }
   }
 

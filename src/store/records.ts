@@ -132,17 +132,19 @@ export async function recordsById(sqlOn: Sql, recs: readonly string[]): Promise<
 }
 
 /**
- * Records that wait for assembly, oldest first; `excluding` are under way or waiting for more. `final`: the last pull of its
+ * Records that wait for assembly, oldest first, from behind `after`. Of streams that are still being read only those behind
+ * `unfinishedAfter`: the ones before were looked at, and what they wait for comes with a record of its own. `final`: their
  * stream came to its end, so what a record still waits for will not come.
  */
 export async function pendingRecords(
   sqlOn: Sql,
   limit: number,
-  excluding: readonly string[],
-): Promise<{ rec: string; key: string; final: boolean }[]> {
+  place: { after: number; unfinishedAfter: number },
+): Promise<{ rec: string; key: string; seq: number; final: boolean }[]> {
   return sqlOn.query(sql`
-    select r.rec, r.key, coalesce(s.complete, false) as final from record r left join stream s on s.source = r.source and s.stream = r.stream
-    where r.outcome = 'pending' and r.current and r.not_before <= now() and r.rec <> all(${excluding}) order by r.seq limit ${limit}`);
+    select r.rec, r.key, r.seq, coalesce(s.complete, false) as final from record r left join stream s on s.source = r.source and s.stream = r.stream
+    where r.outcome = 'pending' and r.current and r.not_before <= now() and r.seq > ${place.after}::bigint
+      and (coalesce(s.complete, false) or r.seq > ${place.unfinishedAfter}::bigint) order by r.seq limit ${limit}`);
 }
 
 export async function pendingCount(sqlOn: Sql): Promise<number> {
