@@ -59,7 +59,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
     const carrier = { outbox, projected };
     await ensureInstitution({ database, ledger, custodian, msp: core.msp, projected });
     const membership = createMembership({ ...carrier, database, rows, custodian, ledgerId });
-    const audit = createAuditLog({ database, rows, institution, onError: core.onError });
+    const audit = createAuditLog({ database, rows, onError: core.onError });
     closers.push(() => audit.close());
     const anchoring = createAnchoring({
       ...carrier,
@@ -94,7 +94,18 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       userTokenLifetimeMs: parseDurationMs(server.auth.userTokenLifetime),
     });
     const verifier = createTokenVerifier({ issuerUrl, audience: facadeUrl, institution, keyOf: (kid) => issuer.keys.find(kid) });
-    const consents = createConsentService({ ...carrier, database, rows, custodian, ledgerId });
+    const consents = createConsentService({
+      ...carrier,
+      database,
+      rows,
+      custodian,
+      ledgerId,
+      msp: core.msp,
+      categories: server.categories.map((category) => category.id),
+      activeRole: (inst, member) => membership.activeRole(inst, member),
+      onError: core.onError,
+    });
+    closers.push(() => consents.close());
     const metrics = createMetrics({
       outboxDepth: () => outbox.stats(),
       queueDepth: () => core.queue.depth(),
@@ -116,7 +127,12 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
         blobs: core.blobs,
         audit,
         consents,
-        auditEvents: createAuditSearch({ database, rows, institution }),
+        auditEvents: createAuditSearch({
+          database,
+          rows,
+          institution,
+          baseUrl: facadeUrl,
+        }),
         verifyToken: (token) => verifier.verify(`Bearer ${token}`),
         fresh: async () => (await projection.freshness(maxStalenessMs)).fresh,
         allows: scopeAllows,
