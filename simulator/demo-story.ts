@@ -56,7 +56,12 @@ export async function tellStory({ app, story, simulator }: { app: App; story: St
     });
     const bytes = Buffer.from(await response.arrayBuffer());
     const isJson = (response.headers.get('content-type') ?? '').includes('json');
-    return { status: response.status, headers: response.headers, bytes, json: isJson ? (JSON.parse(bytes.toString()) as unknown) : undefined };
+    return {
+      status: response.status,
+      headers: response.headers,
+      bytes,
+      json: isJson ? (JSON.parse(bytes.toString()) as unknown) : undefined,
+    };
   };
   /** How many matches a search finds. */
   const count = async (who: keyof typeof tokens, search: string): Promise<number> => {
@@ -103,12 +108,22 @@ export async function tellStory({ app, story, simulator }: { app: App; story: St
 
   story.title('The patient revokes, and the next read is 404');
   const revokedAt = performance.now();
-  const revoked = await call('patient', 'PUT', `Consent/${consentId}`, { ...consent, id: consentId, status: 'inactive' }, {
-    'if-match': granted.headers.get('etag') ?? '',
-  });
+  const revoked = await call(
+    'patient',
+    'PUT',
+    `Consent/${consentId}`,
+    { ...consent, id: consentId, status: 'inactive' },
+    {
+      'if-match': granted.headers.get('etag') ?? '',
+    },
+  );
   const answered = performance.now();
   const gone = await call('clinician', 'GET', labPdf, undefined, { accept: 'application/pdf' });
-  story.request('patient', `PUT Consent/${consentId.slice(0, 12)}… (inactive)`, `${revoked.status}, ${Math.round(answered - revokedAt)} ms`);
+  story.request(
+    'patient',
+    `PUT Consent/${consentId.slice(0, 12)}… (inactive)`,
+    `${revoked.status}, ${Math.round(answered - revokedAt)} ms`,
+  );
   story.request('clinician', 'GET Binary/…', `${gone.status}`);
   assert.ok(revoked.status === 200 || revoked.status === 202, revoked.bytes.toString());
   assert.equal(gone.status, 404);
@@ -130,7 +145,10 @@ export async function tellStory({ app, story, simulator }: { app: App; story: St
   assert.equal(codesIn(broken.json), 'INTEGRITY');
   const report = await operations.reconcile({}, () => {});
   story.line(`  reconcile: ${report.differences.map((d) => `${d.kind} ${d.document ?? ''}`).join(', ')}`);
-  assert.deepEqual(report.differences.map((d) => [d.kind, d.document]), [['object-altered', row.document]]);
+  assert.deepEqual(
+    report.differences.map((d) => [d.kind, d.document]),
+    [['object-altered', row.document]],
+  );
   writeFileSync(file, original);
   assert.deepEqual((await operations.reconcile({}, () => {})).differences, []);
   story.line('  Put back: reconcile finds no difference.');
@@ -142,7 +160,9 @@ export async function tellStory({ app, story, simulator }: { app: App; story: St
   assert.ok(audit.status === 200 && events > 0);
   assert.equal(await count('clinician', `AuditEvent?patient=${patient}`).catch(() => 0), 0);
   const verified = await operations.verify({});
-  story.line(`  ledger verify: ${verified.blocks} blocks, ${verified.transactions} transactions run again, ${verified.ok ? 'they hold' : 'THEY DO NOT HOLD'}.`);
+  story.line(
+    `  ledger verify: ${verified.blocks} blocks, ${verified.transactions} transactions run again, ${verified.ok ? 'they hold' : 'THEY DO NOT HOLD'}.`,
+  );
   assert.ok(verified.ok, verified.problems.join('\n'));
   void join;
 }

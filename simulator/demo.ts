@@ -58,7 +58,9 @@ const env = {
 const settings = await readSettings(config, env);
 if (settings.notice !== undefined) story.line(settings.notice);
 const app = await createApp({ settings, serve: true, logLevel: 'fatal', schedule: false });
-story.line(`oncobridge is up after ${((Date.now() - started) / 1000).toFixed(1)} s: PostgreSQL as our own child, FHIR R4 at ${app.facadeUrl}`);
+story.line(
+  `oncobridge is up after ${((Date.now() - started) / 1000).toFixed(1)} s: PostgreSQL as our own child, FHIR R4 at ${app.facadeUrl}`,
+);
 
 let failed = false;
 try {
@@ -67,7 +69,10 @@ try {
   await app.settled();
   const status = await app.operations.status({});
   story.line(`${pulled.filed} documents filed; ledger height ${status.ledger.height}, ${status.ledger.consensus}.`);
-  story.table('Records', Object.entries(status.records).map(([outcome, count]) => [String(count), outcome]));
+  story.table(
+    'Records',
+    Object.entries(status.records).map(([outcome, count]) => [String(count), outcome]),
+  );
   for (const group of await app.operations.quarantineList({}))
     story.line(`  held: ${group.count} ${group.type} of ${group.source}/${group.stream}, ${group.reason}: ${group.text}`);
 

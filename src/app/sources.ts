@@ -8,7 +8,7 @@ import { parseDurationMs, type SourceConfig, type StreamConfig } from '../config
 import { CodedError } from '../errors.ts';
 import type { ConfiguredSource } from '../pipeline/pull.ts';
 import { type Classifier, compileClassifier } from '../records/classify.ts';
-import { NOT_CLINICAL_RULE, RULE_SETS } from '../records/default-rules.ts';
+import { rulesOf } from '../records/default-rules.ts';
 
 /** A configured source with its compiled rules. */
 export async function openSource({ file, config }: LoadedSource): Promise<ConfiguredSource> {
@@ -91,7 +91,7 @@ function streamOf(stream: StreamConfig): StreamOptions {
 
 function classifierOf(stream: StreamConfig): Promise<Classifier> {
   return compileClassifier({
-    rules: [...stream.rules, ...stream.use.flatMap((name) => RULE_SETS[name]), NOT_CLINICAL_RULE],
+    rules: rulesOf(stream),
     default: stream.default,
     localCodes: stream.documentTypes,
   });

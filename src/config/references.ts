@@ -16,10 +16,6 @@ export function stripReference(value: string): string {
   return value.startsWith(MARK) ? value.slice(MARK.length) : value;
 }
 
-export interface ReferenceProblem {
-  message: string;
-}
-
 /**
  * The value with its references resolved and marked. `onMissing` hears what is not set: it names variable or file,
  * never a value. A file's trailing newline is cut.

@@ -44,7 +44,7 @@ export function createMetrics(readings: Readings): Metrics {
     registers,
   });
   const alarms = new Counter({ name: 'oncobridge_alarms_total', help: 'Alarms by kind', labelNames: ['kind'] as const, registers });
-  const gauge = (name: string, help: string, read: () => Promise<number>): void => {
+  const gauge = (name: string, help: string, read: () => Promise<number>): Gauge =>
     new Gauge({
       name,
       help,
@@ -54,7 +54,6 @@ export function createMetrics(readings: Readings): Metrics {
         this.set(await read().catch(() => Number.NaN));
       },
     });
-  };
   gauge('oncobridge_outbox_depth', 'Outbox rows not settled', async () => (await readings.outboxDepth()).depth);
   gauge('oncobridge_outbox_oldest_seconds', 'Age of the oldest unsettled row', async () => (await readings.outboxDepth()).oldestSeconds);
   gauge('oncobridge_queue_waiting', 'Jobs waiting', async () => (await readings.queueDepth()).waiting);

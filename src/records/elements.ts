@@ -4,7 +4,6 @@ import { isObject, type Json, type JsonObject, textOf } from './lossless-json.ts
 
 export const SNOMED = 'http://snomed.info/sct';
 export const LOINC = 'http://loinc.org';
-export const UCUM = 'http://unitsofmeasure.org';
 
 const NONE: readonly never[] = [];
 

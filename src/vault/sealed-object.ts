@@ -1,4 +1,4 @@
-import type { Custodian, DocumentKeyWrap, PublicJwk } from './custodian.ts';
+import type { DocumentKeyWrap, PublicJwk } from './custodian.ts';
 
 /** What is sealed: architecture section 3, step 6. */
 export interface SealInput {
@@ -58,4 +58,3 @@ export interface Sealer {
     expect: { document: string; version: number; patient: string; category: string; ciphertextHash: string; commitment: string },
   ): Promise<Uint8Array>;
 }
-export type CreateSealer = (parts: { custodian: Custodian }) => Sealer;
