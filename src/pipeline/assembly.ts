@@ -97,7 +97,16 @@ export function createAssembly(parts: {
     const mine = known.find((row) => row.pat === patient && row.category === category);
     const moved = known.filter((row) => row.pat !== patient || row.category !== category);
 
-    if (!final && awaits(subject, own, found.byRef)) return 'wait';
+    // More may come in this pull: what the subject lacks, or the rest of a correction, which is one new version and not two.
+    // What must be hidden is hidden at once.
+    if (!final && (mine !== undefined || awaits(subject, own, found.byRef))) {
+      const wrong = anchor.description.status === 'withdrawn' ? known : moved;
+      if (wrong.length > 0)
+        await database.transaction(async (tx) => {
+          for (const row of wrong) await withdrawal.withdraw(tx, row, wrong === moved ? 'WRONG_PATIENT' : 'WITHDRAWN_AT_SOURCE');
+        });
+      return 'wait';
+    }
 
     if (anchor.description.status === 'withdrawn') {
       await database.transaction(async (tx) => {

@@ -34,7 +34,8 @@ export function createWithdrawal(parts: {
 
   /** Inside the caller's transaction; false where the subject was withdrawn before or has no document yet. */
   async function withdraw(tx: Sql, subject: SubjectRow, reason: string): Promise<boolean> {
-    if (!(await markWithdrawn(tx, subject.sub, reason)) || subject.version === 0) return false;
+    // The version of this moment: it may have been filed since the subject was read.
+    if (((await markWithdrawn(tx, subject.sub, reason)) ?? 0) === 0) return false;
     await deleteDocumentRows(tx, subject.document);
     await outbox.add(tx, statements.withdrawDocument(subject.pat, subject.document));
     return true;

@@ -68,7 +68,8 @@ export async function insertDocumentVersions(tx: Sql, documents: readonly NewDoc
     select * from unnest(${column('document')}::text[], ${column('version')}::int[], ${column('sub')}::text[], ${column('pat')}::text[],
       ${column('category')}::text[], ${column('pointer')}::text[], ${column('ciphertextHash')}::text[], ${column('commitment')}::text[],
       ${column('keyVersion')}::int[], ${column('sizeBytes')}::int[], ${column('manifestHash')}::text[], ${column('clinicalTime')}::timestamptz[],
-      ${column('outbox')}::text[], ${column('header')}::bytea[])`);
+      ${column('outbox')}::text[], ${column('header')}::bytea[])
+    on conflict do nothing`);
   const updated = await tx.query<{ document: string }>(sql`
     update subject s set version = t.version, own_hash = t.own_hash
     from unnest(${column('sub')}::text[], ${column('version')}::int[], ${column('ownHash')}::text[]) as t(sub, version, own_hash)
@@ -87,10 +88,6 @@ export async function insertDocumentVersions(tx: Sql, documents: readonly NewDoc
 }
 
 const COLUMNS = sql`document, version, sub, pat, category, pointer, ciphertext_hash, commitment, key_version, size_bytes, manifest_hash, clinical_time, outbox, filed_at, header`;
-
-export async function documentVersions(sqlOn: Sql, document: string): Promise<DocumentVersionRow[]> {
-  return sqlOn.query<DocumentVersionRow>(sql`select ${COLUMNS} from document_version where document = ${document} order by version`);
-}
 
 export async function documentVersion(sqlOn: Sql, document: string, version: number): Promise<DocumentVersionRow | undefined> {
   const [row] = await sqlOn.query<DocumentVersionRow>(

@@ -92,11 +92,11 @@ export async function insertRecords(tx: Sql, records: readonly NewRecord[]): Pro
   if (records.length === 0) return;
   const column = <K extends keyof NewRecord>(name: K): NewRecord[K][] => records.map((record) => record[name]);
   const supersedes = records.filter((record) => record.current).map((record) => record.key);
-  // An older version that no document took is superseded; one that a document took stays that document's.
+  // An older version that no document took is superseded, held or not; one that a document took stays that document's.
   await tx.query(sql`
     update record set current = false,
-      outcome = case when outcome = 'pending' then 'skip' else outcome end,
-      reason = case when outcome = 'pending' then 'SUPERSEDED' else reason end
+      outcome = case when outcome in ('pending', 'quarantine') then 'skip' else outcome end,
+      reason = case when outcome in ('pending', 'quarantine') then 'SUPERSEDED' else reason end
     where key = any(${supersedes}) and current`);
   await tx.query(sql`
     insert into record (rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, deleted, outcome, reason, rule,
@@ -145,13 +145,6 @@ export async function pendingRecords(
     select r.rec, r.key, r.seq, coalesce(s.complete, false) as final from record r left join stream s on s.source = r.source and s.stream = r.stream
     where r.outcome = 'pending' and r.current and r.not_before <= now() and r.seq > ${place.after}::bigint
       and (coalesce(s.complete, false) or r.seq > ${place.unfinishedAfter}::bigint) order by r.seq limit ${limit}`);
-}
-
-export async function pendingCount(sqlOn: Sql): Promise<number> {
-  const [row] = await sqlOn.query<{ count: number }>(
-    sql`select count(*) as count from record where outcome = 'pending' and current and not_before <= now()`,
-  );
-  return row?.count ?? 0;
 }
 
 /** Everything that the links connect with this record, in both directions: all that its subject can be made of. */

@@ -45,11 +45,6 @@ export async function subjectById(sqlOn: Sql, sub: string): Promise<SubjectRow |
   return row;
 }
 
-export async function subjectByDocument(sqlOn: Sql, document: string): Promise<SubjectRow | undefined> {
-  const [row] = await sqlOn.query<SubjectRow>(sql`select ${COLUMNS} from subject where document = ${document}`);
-  return row;
-}
-
 /** Of these subjects, the ones that no current record is about any more. */
 export async function emptiedSubjects(sqlOn: Sql, subs: readonly string[]): Promise<SubjectRow[]> {
   if (subs.length === 0) return [];
@@ -59,13 +54,14 @@ export async function emptiedSubjects(sqlOn: Sql, subs: readonly string[]): Prom
 }
 
 /**
- * Marks a subject withdrawn; false where it was already. The reason stays here, off the ledger. Its name becomes free: a withdrawal
+ * Marks a subject withdrawn; returns the version that its document has at this moment (0: none is filed), undefined where it
+ * was withdrawn already. The reason stays here, off the ledger. Its name becomes free: a withdrawal
  * is for good, so the same thing stated again is a new document.
  */
-export async function markWithdrawn(tx: Sql, sub: string, reason: string): Promise<boolean> {
-  const rows = await tx.query(sql`
-    update subject set withdrawn_at = now(), withdrawn_reason = ${reason}, own_hash = null, key = key || '#' || sub where sub = ${sub} and withdrawn_at is null returning sub`);
-  return rows.length > 0;
+export async function markWithdrawn(tx: Sql, sub: string, reason: string): Promise<number | undefined> {
+  const [row] = await tx.query<{ version: number }>(sql`
+    update subject set withdrawn_at = now(), withdrawn_reason = ${reason}, own_hash = null, key = key || '#' || sub where sub = ${sub} and withdrawn_at is null returning version`);
+  return row?.version;
 }
 
 /** Withdrawn documents with a version that still lies sealed to the category key; without those named. */

@@ -102,8 +102,7 @@ export async function compareWithTruth(core: Pick<Core, 'database' | 'rows' | 'l
   // -- manifests: what a document says that it is about, and what the rows say --
   const ownedBy = new Map<string, string>();
   for (const row of documents) {
-    const header = await rows.open(row.pat, row.category, `header/${row.document}/${row.version}`, row.header);
-    const { manifest } = JSON.parse(header.toString()) as { manifest: Manifest };
+    const { manifest } = await headerOf(core, row);
     for (const { record } of manifest.own) {
       const owner = ownedBy.get(record) ?? row.document;
       if (owner !== row.document) problems.push(`${record}: own in ${owner} and ${row.document}`);
@@ -169,6 +168,51 @@ export async function compareWithTruth(core: Pick<Core, 'database' | 'rows' | 'l
     if (gone > expected.withdrawn) problems.push(`${stream}: ${gone} documents withdrawn, the source has ${expected.withdrawn}`);
   }
   return problems;
+}
+
+/** The newest version of a document, with the simulator's own name of what it is about. */
+export interface FiledDocument {
+  document: string;
+  version: number;
+  pat: string;
+  category: string;
+  /** Why it is withdrawn, or null. */
+  withdrawn: string | null;
+  subject: string;
+  /** `Type/id` of the records that its manifest names. */
+  own: readonly string[];
+  transactions: readonly (string | null)[];
+}
+
+export async function filedDocuments(core: Pick<Core, 'database' | 'rows'>, truth: Truth): Promise<FiledDocument[]> {
+  const subjects = new Map<string, string>();
+  for (const { source, type, id, versionId, expect } of truth.records)
+    if (expect.outcome === 'own') subjects.set(`${source} ${type}/${id}@${versionId}`, expect.subject);
+  const found = await core.database.query<DocumentRow & { withdrawn_reason: string | null; transactions: (string | null)[] }>(sql`
+    select distinct on (d.document) d.document, d.version, d.pat, d.category, d.header, s.withdrawn_at, s.withdrawn_reason, s.version as newest,
+      (select array_agg(o.tx_id) from outbox o where o.args::text like '%' || d.document || '%') as transactions
+    from document_version d join subject s on s.document = d.document order by d.document, d.version desc`);
+  return Promise.all(
+    found.map(async (row) => {
+      const { manifest } = await headerOf(core, row);
+      const [first] = manifest.own;
+      return {
+        document: row.document,
+        version: row.version,
+        pat: row.pat,
+        category: row.category,
+        withdrawn: row.withdrawn_reason,
+        subject: subjects.get(`${first?.source} ${first?.type}/${first?.id}@${first?.versionId}`) ?? '',
+        own: manifest.own.map(({ type, id }) => `${type}/${id}`),
+        transactions: row.transactions,
+      };
+    }),
+  );
+}
+
+async function headerOf(core: Pick<Core, 'rows'>, row: DocumentRow): Promise<{ manifest: Manifest }> {
+  const header = await core.rows.open(row.pat, row.category, `header/${row.document}/${row.version}`, row.header);
+  return JSON.parse(header.toString()) as { manifest: Manifest };
 }
 
 /** A version that two steps in a row replaced may never be seen; a tombstone of what was never seen is none. */
