@@ -5,13 +5,6 @@ import type { ClinicalDocument, Manifest } from './model.ts';
 import { type Authority, identifiersOf } from './patient-identity.ts';
 import { type Identities, reidentify } from './reidentify.ts';
 
-/** Resource types that each category's documents hold, beside the Patient, DocumentReference and Provenance of all. */
-export const CATEGORY_TYPES: Readonly<Record<string, readonly string[]>> = {
-  laboratory: ['DiagnosticReport', 'Observation', 'Specimen'],
-  'history-and-physical': ['DocumentReference', 'Composition'],
-  'radiation-dose': ['Procedure', 'ServiceRequest', 'BodyStructure'],
-};
-
 /** The document type of each category. */
 const DOCUMENT_TYPES: Readonly<Record<string, { code: string; display: string }>> = {
   laboratory: { code: '11502-2', display: 'Laboratory report' },

@@ -1,6 +1,5 @@
-import { ASSEMBLING, type Description } from './describe.ts';
+import type { Description } from './describe.ts';
 import { compareText, compareTimes } from './elements.ts';
-import type { Category } from './model.ts';
 
 /**
  * What one document is about, out of the links of the records of one patient at one source (architecture.md section 1):
@@ -26,25 +25,6 @@ export interface Subject {
   fileable: boolean;
 }
 
-/** Whom the category a role belongs to is, for records that `classify` left to their role. */
-export function categoryOfRole(role: Description['role']): Category | undefined {
-  switch (role) {
-    case 'laboratory-report':
-    case 'laboratory-result':
-      return 'laboratory';
-    case 'note':
-      return 'history-and-physical';
-    case 'course':
-    case 'phase':
-    case 'plan':
-    case 'radiotherapy-request':
-    case 'volume':
-      return 'radiation-dose';
-    default:
-      return undefined;
-  }
-}
-
 /**
  * The subjects of the current records of ONE patient at ONE source, in a fixed order. Pure and total: dangling links are
  * ignored, cycles end. Every record with a role of a category is own in exactly one subject.
@@ -54,11 +34,6 @@ export function subjectsOf(records: readonly Description[]): readonly Subject[] 
   const byRef = new Map(records.map((record) => [record.ref, record]));
   const ordered = [...byRef.values()].sort((a, b) => compareText(a.ref, b.ref));
   return [...laboratorySubjects(ordered, byRef), ...noteSubjects(ordered, byRef), ...courseSubjects(ordered, byRef)];
-}
-
-/** Links to follow, in both directions, from a record in order to find the rest of its subject. */
-export function assemblingTargets(record: Description): readonly string[] {
-  return record.links.filter((link) => ASSEMBLING.has(link.relation)).map((link) => link.target);
 }
 
 function laboratorySubjects(records: readonly Description[], byRef: ReadonlyMap<string, Description>): readonly Subject[] {
