@@ -1,5 +1,5 @@
 import { createPrivateKey, generateKeyPairSync, randomBytes, sign } from 'node:crypto';
-import { CodedError } from '../errors.ts';
+import { CodedError, codeOf } from '../errors.ts';
 import { isId, newId } from '../ids.ts';
 import { memberKey } from '../ledger/contract/keys.ts';
 import {
@@ -97,6 +97,13 @@ export function createMembership(
     await mustCommit(parts, id, timeoutMs);
   }
 
+  async function forget(member: string): Promise<void> {
+    await database.transaction(async (tx) => {
+      await tx.query(sql`delete from member_key where mem = ${member}`);
+      await tx.query(sql`delete from member where mem = ${member}`);
+    });
+  }
+
   async function describe(member: string, active: boolean): Promise<void> {
     const [row] = await database.query<{ name: string; credential_number: string | null }>(
       sql`select name, credential_number from member where mem = ${member}`,
@@ -161,7 +168,13 @@ export function createMembership(
         }
         return item;
       });
-      await mustCommit(parts, id, timeoutMs);
+      try {
+        await mustCommit(parts, id, timeoutMs);
+      } catch (error) {
+        // Refused for good: nobody was registered.
+        if (codeOf(error) === 'LEDGER_REFUSED') await forget(member);
+        throw error;
+      }
       await describe(member, true);
       return { member };
     },

@@ -6,7 +6,7 @@ import pg from 'pg';
 import { readableScope } from '../../src/consent/readable-scope.ts';
 import { compile } from '../../src/store/sql.ts';
 import { withTestDatabase } from '../store/test-database.ts';
-import { type Asked, asked, decisionState, expectedScope, worlds, writeWorld } from './scope-world.ts';
+import { type Asked, actors, asked, at, decisionState, expectedScope, worlds, writeWorld } from './scope-world.ts';
 
 const SEED = Number(process.env['SEED'] ?? 20261123);
 
@@ -45,7 +45,7 @@ test('the scope holds what the decision permits, for random state, caller and mo
   t.after(() => client.end());
   let permitted = 0;
   await fc.assert(
-    fc.asyncProperty(worlds(1, 30), fc.array(asked, { minLength: 8, maxLength: 8 }), async (world, questions) => {
+    fc.asyncProperty(worlds(1, 15), fc.array(asked, { minLength: 8, maxLength: 8 }), async (world, questions) => {
       await writeWorld(database, world);
       const state = decisionState(world);
       for (const q of questions) {
@@ -54,7 +54,7 @@ test('the scope holds what the decision permits, for random state, caller and mo
         assert.deepEqual(sorted(await scopeOf(client, q)), sorted(expected));
       }
     }),
-    { numRuns: 60, seed: SEED },
+    { numRuns: 40, seed: SEED },
   );
   assert.ok(permitted > 500, `only ${permitted} permits in all: the states are too dull to show anything`);
 });
@@ -87,7 +87,14 @@ function conjuncts(text: string): { from: number; to: number }[] {
 }
 
 /** Conjuncts that only save work: each repeats what holds anyway. */
-const WITHOUT_EFFECT = new Set<string>([]);
+const WITHOUT_EFFECT = [
+  // What is denied is cut from it at once.
+  /^c\.effect = 'permit'$/,
+  // Patients with no permission for the actor have no periods either; this leads the planner to the others.
+  /^\(?(exists \(select 1 from projection\.permission )?h?\b.*\bh\.(inst|pat|grantee) = /,
+  // Every version of a key names its category once more.
+  /^k\.version = 1$/,
+];
 
 test('without any one of its conjuncts the scope is another', async (t) => {
   const { database, url } = await withTestDatabase();
@@ -95,15 +102,18 @@ test('without any one of its conjuncts the scope is another', async (t) => {
   t.after(() => client.end());
   const survivors = new Map<string, string>();
   const killed = new Set<string>();
-  for (const world of fc.sample(worlds(80, 80), { numRuns: 4, seed: SEED })) {
+  // Worlds until all are told apart, and no more than ten.
+  for (const world of fc.sample(worlds(60, 60), { numRuns: 10, seed: SEED })) {
+    if (killed.size > 0 && survivors.size === 0) break;
     await writeWorld(database, world);
     const state = decisionState(world);
-    for (const q of fc.sample(asked, { numRuns: 16, seed: SEED })) {
+    const everybody: Asked[] = actors.map((actor) => ({ actor, purpose: 'BTG', right: 'read', now: at(3) }));
+    for (const q of [...fc.sample(asked, { numRuns: 12, seed: SEED + killed.size }), ...everybody]) {
       const expected = JSON.stringify(sorted(expectedScope(world, state, q)));
       const { text } = compile(readableScope(q));
       for (const { from, to } of conjuncts(text)) {
         const name = text.slice(from, to).replaceAll(/\s+/g, ' ').replaceAll(/\$\d+/g, '$').trim();
-        if (killed.has(name) || WITHOUT_EFFECT.has(name)) continue;
+        if (killed.has(name) || WITHOUT_EFFECT.some((pattern) => pattern.test(name))) continue;
         // The parameters inside stay where they are, so that the statement still has all of them.
         const mutant = await scopeOf(
           client,
@@ -117,9 +127,9 @@ test('without any one of its conjuncts the scope is another', async (t) => {
         if (JSON.stringify(sorted(mutant)) !== expected) killed.add(name);
         else survivors.set(name, text.slice(Math.max(0, from - 60), to));
       }
+      for (const name of killed) survivors.delete(name);
     }
   }
-  for (const name of killed) survivors.delete(name);
   assert.deepEqual([...survivors], []);
   assert.ok(killed.size > 40, `only ${killed.size} conjuncts were found`);
 });

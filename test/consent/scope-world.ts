@@ -26,6 +26,8 @@ interface Patient {
   pat: string;
   status: 'active' | 'erased' | 'alarmed';
   heads: Head[];
+  /** Categories that have a key: what there can be documents of. */
+  keys: readonly string[];
   emergencies: { member: string; from: number; until: number }[];
 }
 interface Head {
@@ -81,7 +83,6 @@ const granted = fc.record({
   clauses: fc.array(clause, { maxLength: 3 }),
   revoking,
 });
-/** Patient to A, A to B, B to C and once more, so that one chain is too long. */
 const wide: Clause = {
   consent: 'con-1',
   effect: 'permit',
@@ -94,11 +95,26 @@ const wide: Clause = {
   dataEnd: null,
 };
 const links = fc.oneof({ weight: 2, arbitrary: fc.constant([wide]) }, fc.array(clause, { minLength: 1, maxLength: 2 }));
+/** A denial of all that a person does, in emergencies too or not. */
+const denial = fc.record({ grantee, category, emergency: fc.boolean(), data: span }).map(
+  ({ emergency, data, ...of }): Head => ({
+    ...of,
+    grantor: 'patient',
+    parent: null,
+    clauses: [{ ...wide, effect: 'deny', emergency, dataStart: iso(data[0]), dataEnd: iso(data[1]) }],
+    revoking: 'none',
+  }),
+);
+/** Patient to A, A to B, B to C and once more, so that one chain is too long. */
 const chain = fc
-  .record({ category, heads: fc.array(fc.record({ clauses: links, revoking }), { minLength: 2, maxLength: 4, size: 'max' }) })
-  .map(({ category: of, heads }) =>
+  .record({
+    category,
+    first: fc.integer({ min: 0, max: 3 }),
+    heads: fc.array(fc.record({ clauses: links, revoking }), { minLength: 2, maxLength: 4, size: 'max' }),
+  })
+  .map(({ category: of, first, heads }) =>
     heads.map((head, i): Head => {
-      const name = (n: number): string => (n === 0 ? 'patient' : `member:${INST}:mem-${((n - 1) % 4) + 1}`);
+      const name = (n: number): string => (n === 0 ? 'patient' : `member:${INST}:mem-${((n - 1 + first) % 4) + 1}`);
       return {
         ...head,
         category: of,
@@ -108,24 +124,57 @@ const chain = fc
       };
     }),
   );
+/** A head whose name differs in one part from that of another: what tells every part of a name from one that is not looked at. */
+const shadow = fc.record({
+  of: fc.nat(7),
+  change: fc.constantFrom('grantor' as const, 'grantee' as const, 'category' as const),
+  clauses: links,
+  revoking,
+});
+function withShadows(
+  heads: readonly Head[],
+  shadows: readonly { of: number; change: 'grantor' | 'grantee' | 'category'; clauses: readonly Clause[]; revoking: Head['revoking'] }[],
+): Head[] {
+  return shadows.flatMap(({ of, change, clauses, revoking: how }) => {
+    const head = heads[of % Math.max(1, heads.length)];
+    if (head === undefined) return [];
+    const named = { ...head, clauses, revoking: how };
+    if (change === 'category') return [{ ...named, category: CATEGORIES.find((one) => one !== head.category) ?? '' }];
+    if (change === 'grantee') return [{ ...named, grantee: `member:${INST}:mem-2` }];
+    const grantor = `member:${INST}:mem-3`;
+    return [{ ...named, grantor, parent: { grantor: 'patient', grantee: grantor } }];
+  });
+}
 const patient: fc.Arbitrary<Patient> = fc
   .record({
     status: rarely(fc.constantFrom('erased' as const, 'alarmed' as const), 'active' as const),
     heads: fc.array(
       fc.oneof(
         granted.map((head): Head[] => [head]),
-        chain,
+        denial.map((head): Head[] => [head]),
+        { weight: 2, arbitrary: chain },
       ),
       { maxLength: 4, size: 'max' },
     ),
-    emergencies: fc.array(fc.record({ member: memberName, from: moment, until: moment }), { maxLength: 2, size: 'max' }),
+    emergencies: fc.array(fc.record({ member: memberName, from: moment, until: moment.map((n) => n + 2) }), { maxLength: 2, size: 'max' }),
+    keys: fc.subarray([...CATEGORIES]),
+    shadows: fc.array(shadow, { maxLength: 4, size: 'max' }),
   })
-  .map(({ heads, ...rest }) => ({
-    inst: '',
-    pat: '',
-    ...rest,
-    heads: [...new Map(heads.flat().map((head) => [`${head.grantor}/${head.grantee}/${head.category}`, head])).values()],
-  }));
+  .map(({ heads, keys, shadows, ...rest }) => {
+    const drawn = heads.flat();
+    const all = [
+      ...new Map(
+        [...withShadows(drawn, shadows), ...drawn].map((head) => [`${head.grantor}/${head.grantee}/${head.category}`, head]),
+      ).values(),
+    ];
+    return {
+      inst: '',
+      pat: '',
+      ...rest,
+      heads: all,
+      keys: CATEGORIES.filter((of) => keys.includes(of) || all.some((head) => head.category === of)),
+    };
+  });
 export const worlds = (fewest: number, most: number): fc.Arbitrary<World> =>
   fc.record({
     institutions: rarely(fc.constant('alarmed' as const), 'active' as const).map((status) => [
@@ -147,8 +196,23 @@ export const worlds = (fewest: number, most: number): fc.Arbitrary<World> =>
         ),
     ),
     patients: fc
-      .array(patient, { minLength: fewest, maxLength: most, size: 'max' })
-      .map((all) => all.map((p, n) => ({ ...p, inst: n % 2 === 0 ? INST : OTHER, pat: pat(n >> 1) }))),
+      .array(
+        fc.tuple(patient, patient, fc.array(links, { minLength: 8, maxLength: 8 }), fc.array(revoking, { minLength: 8, maxLength: 8 })),
+        { minLength: fewest, maxLength: most, size: 'max' },
+      )
+      // The other institution has a patient of the same id, to whom the same persons were granted other things.
+      .map((all) =>
+        all.flatMap(([p, twin, clauses, how], n) => [
+          { ...p, inst: INST, pat: pat(n) },
+          {
+            ...twin,
+            inst: OTHER,
+            pat: pat(n),
+            keys: [...CATEGORIES],
+            heads: p.heads.map((head, i) => ({ ...head, clauses: clauses[i % 8] ?? [], revoking: how[i % 8] ?? 'none' })),
+          },
+        ]),
+      ),
   });
 
 export const pat = (n: number): string => `pat-${n}`;
@@ -202,7 +266,7 @@ export async function writeWorld(database: Database, world: World): Promise<void
     await insert(
       'projection.category_key',
       patients.flatMap((p) =>
-        CATEGORIES.flatMap((c) => [1, 2].map((version) => ({ inst: p.inst, pat: p.pat, category: c, version, public_jwk: {}, block: 0 }))),
+        p.keys.flatMap((c) => [1, 2].map((version) => ({ inst: p.inst, pat: p.pat, category: c, version, public_jwk: {}, block: 0 }))),
       ),
     );
     await insert(
@@ -313,11 +377,13 @@ export function expectedScope(world: World, state: HeldState, q: Asked): Map<str
     const key = `${p.inst}/${p.pat}`;
     const decisions = CATEGORIES.map((of): [string, Decision] => [of, decide(state, questionOf(q, p, of))]);
     for (const [of, decision] of decisions) {
-      if (decision.decision === 'permit')
+      // A category exists by its key.
+      const everything = decision.reason === 'EMERGENCY' || decision.reason === 'OWN_RECORD';
+      if (decision.decision === 'permit' && (!everything || p.keys.includes(of)))
         expected.set(`${key}/${of}`, decision.dataPeriods.map(({ start, end }) => `${start}..${end}`).join(' '));
     }
     const own = q.actor.kind === 'patient' && q.actor.institution === p.inst && q.actor.patient === p.pat && p.status === 'active';
-    if (own || (q.right === 'read' && decisions.some(([, d]) => d.decision === 'permit'))) expected.set(`${key}/core`, 'null..null');
+    if (own || (q.right === 'read' && CATEGORIES.some((of) => expected.has(`${key}/${of}`)))) expected.set(`${key}/core`, 'null..null');
   }
   return expected;
 }
