@@ -1,8 +1,5 @@
 import { join } from 'node:path';
 import type { Command } from 'commander';
-import { verifyLedger } from '../ledger/verify.ts';
-import { createDatabase } from '../store/database.ts';
-import { createEmbeddedPostgres } from '../store/embedded-postgres.ts';
 import { findServer, remoteOperations } from './control-client.ts';
 import type { VerifyResult } from './operations.ts';
 import { controlFile, type GlobalOptions, PROBLEMS, print } from './run.ts';
@@ -34,6 +31,11 @@ async function verify(command: Command): Promise<VerifyResult> {
   const settings = await readSettings(command.optsWithGlobals<GlobalOptions>().config);
   const server = await findServer(controlFile(settings.data));
   if (server !== undefined) return remoteOperations(server).verify({});
+  const [{ createDatabase }, { createEmbeddedPostgres }, { verifyLedger }] = await Promise.all([
+    import('../store/database.ts'),
+    import('../store/embedded-postgres.ts'),
+    import('../ledger/verify.ts'),
+  ]);
   const { database: place } = settings.config.server;
   const postgres = place.kind === 'embedded' ? await createEmbeddedPostgres({ directory: join(settings.data, 'postgres') }) : undefined;
   const database = createDatabase({ url: postgres?.url ?? (place.kind === 'postgres' ? place.url : ''), maxConnections: 2 });

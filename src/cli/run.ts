@@ -1,6 +1,5 @@
 import { join } from 'node:path';
 import type { Command } from 'commander';
-import { createApp } from '../app.ts';
 import { CodedError } from '../errors.ts';
 import { findServer, remoteOperations } from './control-client.ts';
 import type { Operations } from './operations.ts';
@@ -26,6 +25,8 @@ export async function withOperations<T>(command: Command, work: (operations: Omi
   if (settings.notice !== undefined) process.stderr.write(`${settings.notice}\n`);
   const server = await findServer(controlFile(settings.data));
   if (server !== undefined) return work(remoteOperations(server));
+  // Only now: a command that asks the running server loads none of it.
+  const { createApp } = await import('../app.ts');
   const app = await createApp({ settings, serve: false, logLevel: 'warn' });
   try {
     return await work(app.operations);

@@ -1,5 +1,4 @@
 import type { Command } from 'commander';
-import { createApp } from '../app.ts';
 import { CodedError } from '../errors.ts';
 import { findServer } from './control-client.ts';
 import { startControlServer } from './control-server.ts';
@@ -18,6 +17,7 @@ export function addStartCommand(program: Command): void {
       if (settings.notice !== undefined) process.stderr.write(`${settings.notice}\n`);
       const running = await findServer(controlFile(settings.data));
       if (running !== undefined) throw new CodedError('CONFLICT', { diagnostics: `A server runs already, process ${running.pid}.` });
+      const { createApp } = await import('../app.ts');
       const app = await createApp({ settings, serve: true, logLevel: options.logLevel });
       let stopping: Promise<void> | undefined;
       const stop = (): Promise<void> => (stopping ??= control.close().then(() => app.close()));
