@@ -71,19 +71,22 @@ export function createIntake(parts: {
     const fresh = dedupe(seen.filter((s) => !known.has(s.versionKey)));
     counts.known = seen.length - fresh.length;
 
-    const current = await currentOf(database, [...new Set(fresh.map((s) => s.key))]);
+    const current = fresh.length === 0 ? new Map<string, never>() : await currentOf(database, [...new Set(fresh.map((s) => s.key))]);
     const newestInPage = new Map<string, Seen>();
     for (const s of fresh) if (!(newestInPage.has(s.key) && orderOf(s) < orderOf(newestInPage.get(s.key)))) newestInPage.set(s.key, s);
 
     // Patients first: what comes with them in the page is about them.
-    const patients = new Map<string, MatchedPatient>();
-    for (const s of fresh) {
-      if (s.description?.role !== 'patient' || s.resource === undefined || newestInPage.get(s.key) !== s) continue;
-      patients.set(
-        s.key,
-        await matching.match({ source, rec: s.rec, ref: s.ref, resource: s.resource, lastUpdated: s.raw.lastUpdated ?? '' }),
-      );
-    }
+    // Together, so that the keys of all who are new are written to the disk at once.
+    const patients = new Map<string, MatchedPatient>(
+      await Promise.all(
+        fresh.flatMap(({ description, resource, key, rec, ref, raw }) => {
+          if (description?.role !== 'patient' || resource === undefined || newestInPage.get(key)?.rec !== rec) return [];
+          return [
+            matching.match({ source, rec, ref, resource, lastUpdated: raw.lastUpdated ?? '' }).then((matched) => [key, matched] as const),
+          ];
+        }),
+      ),
+    );
     const patientKeys = new Map<Seen, string>();
     for (const s of fresh) {
       const patient = s.description?.patient;
@@ -138,7 +141,8 @@ export function createIntake(parts: {
       await writeDirectory(tx, await directoryTexts(tx, source, directory), new Date());
       await insertRecords(tx, rowsToInsert);
       await also(tx);
-    });
+      // The mark goes with the page: lost together, pulled again.
+    }, 'unforced');
     counts.stored = rowsToInsert.length;
     return counts;
   }

@@ -31,6 +31,8 @@ export interface ConfiguredSource {
 }
 
 const LEASE_MS = 120_000;
+/** The outbox's high-water mark is no limit to the row, so it is not counted for every small page of a sweep. */
+const ROOM_HOLDS_MS = 250;
 
 /**
  * Pulls streams: one puller a stream (lease), a page and its mark in one transaction. A failing stream is reported and
@@ -93,8 +95,12 @@ export function createPull(parts: {
           return Promise.all((await standingRecords(database, source.id, stream, pat)).map((row) => openVersionName(rows, row)));
         },
       });
+      let roomFoundAt = 0;
       for await (const page of pages) {
-        if (options.dryRun !== true) await room(signal);
+        if (options.dryRun !== true && performance.now() - roomFoundAt > ROOM_HOLDS_MS) {
+          await room(signal);
+          roomFoundAt = performance.now();
+        }
         const sealedMark =
           page.mark === undefined ? undefined : await rows.sealPurpose('marks', markPlace(source.id, stream), Buffer.from(page.mark));
         const counts =

@@ -7,8 +7,12 @@ export interface Sql {
 }
 
 export interface Database extends Sql {
-  /** Runs `work` in one transaction; rolls back where it throws. Serialisation is READ COMMITTED unless asked. */
-  transaction<T>(work: (tx: Sql) => Promise<T>, isolation?: 'repeatable read' | 'serializable'): Promise<T>;
+  /**
+   * Runs `work` in one transaction; rolls back where it throws. Serialisation is READ COMMITTED unless asked. `unforced`: the
+   * commit does not wait for the disk. A crash of the server may lose the newest of these, each as a whole; any later commit that
+   * waits makes them durable too. For work that its own rows cause to be done again.
+   */
+  transaction<T>(work: (tx: Sql) => Promise<T>, mode?: 'repeatable read' | 'serializable' | 'unforced'): Promise<T>;
   /** LISTEN on a channel; the handler gets the payload. Re-established after a lost connection. */
   listen(channel: string, handler: (payload: string) => void): Promise<{ close(): Promise<void> }>;
   readonly url: string;
@@ -23,6 +27,8 @@ const types = {
     return pgTypes.getTypeParser(oid as never, format as never);
   }) as never,
 };
+
+const UNFORCED = 'begin; set local synchronous_commit = off';
 
 /** A pool of connections to the PostgreSQL at `url`. */
 export function createDatabase(options: { url: string; maxConnections?: number; onError?: (error: Error) => void }): Database {
@@ -46,11 +52,11 @@ export function createDatabase(options: { url: string; maxConnections?: number; 
   return {
     url: options.url,
     query: on(pool).query as Database['query'],
-    async transaction(work, isolation) {
+    async transaction(work, mode) {
       const client = await pool.connect();
       let broken: Error | undefined;
       try {
-        await client.query(isolation === undefined ? 'begin' : `begin isolation level ${isolation}`);
+        await client.query(mode === undefined ? 'begin' : mode === 'unforced' ? UNFORCED : `begin isolation level ${mode}`);
         const result = await work(on(client));
         await client.query('commit');
         return result;

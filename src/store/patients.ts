@@ -60,6 +60,7 @@ export async function sourcePatients(
   source: string,
   keys: readonly string[],
 ): Promise<Map<string, { pat: string | null; reason: string | null }>> {
+  if (keys.length === 0) return new Map();
   const rows = await sqlOn.query<{ key: string; pat: string | null; reason: string | null }>(
     sql`select key, pat, reason from source_patient where source = ${source} and key = any(${keys})`,
   );
