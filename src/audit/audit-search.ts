@@ -85,7 +85,10 @@ export function createAuditSearch(parts: {
       const scope = visible(actor, now);
       if (scope === undefined || count <= 0 || patients?.length === 0) return { resources: [] };
       const conditions = [scope];
-      if (patients !== undefined) conditions.push(sql`e.pat = any(${[...patients]}::text[])`);
+      if (patients !== undefined) {
+        // Every institution is named, for the index begins with it.
+        conditions.push(sql`e.inst = any(array(select inst from projection.institution)) and e.pat = any(${[...patients]}::text[])`);
+      }
       if (from !== undefined) conditions.push(sql`e.recorded >= ${from}`);
       if (until !== undefined) conditions.push(sql`e.recorded <= ${until}`);
       if (after !== undefined) {
