@@ -168,7 +168,7 @@ export async function createRelay(options: RelayOptions): Promise<Relay> {
       const rows = await readClaimable(tx, slots > 0 ? slots * batchSize : 0);
       const cut = cutIntoBatches(rows, { entries: batchSize });
       const urgent = cut.filter((batch) => batch[0]?.priority === 0);
-      const others = cut.filter((batch) => batch[0]?.priority !== 0).slice(0, slots);
+      const others = byTurns(cut.filter((batch) => batch[0]?.priority !== 0)).slice(0, slots);
       const batches = [...urgent, ...others].map((batch) => ({ id: newId('batch'), priority: batch[0]?.priority ?? 1, rows: batch }));
       if (batches.length === 0) {
         const [waiting] = slots === 0 ? [] : await tx.query(sql`select 1 from outbox where state = 'pending' limit 1`);
@@ -254,6 +254,24 @@ export async function createRelay(options: RelayOptions): Promise<Relay> {
 }
 
 /**
+ * Batches of documents between the others, of each priority: a thousand enrolments of a backfill do not hold up the documents of
+ * the first patient, nor those the next patient's enrolment.
+ */
+function byTurns(batches: readonly PendingRow[][]): PendingRow[][] {
+  const place = new Map<string, number>();
+  return batches
+    .map((batch) => {
+      const first = batch[0];
+      const kind = `${first?.priority}/${first?.transaction === BATCHED}`;
+      const turn = place.get(kind) ?? 0;
+      place.set(kind, turn + 1);
+      return { batch, priority: first?.priority ?? 1, turn };
+    })
+    .sort((a, b) => a.priority - b.priority || a.turn - b.turn)
+    .map(({ batch }) => batch);
+}
+
+/**
  * Waiting rows that may go, in the order in which they go: by priority; patients in turn, a batch of each at a time, so
  * that a backfill of one never holds up another. Held back: a row whose order key has an earlier unsettled row; a row of a
  * patient that the projection does not know yet or whose own enrolment is not committed. Urgent rows wait for nothing.
@@ -261,6 +279,8 @@ export async function createRelay(options: RelayOptions): Promise<Relay> {
 async function readClaimable(tx: Sql, limit: number): Promise<PendingRow[]> {
   return await tx.query<PendingRow>(sql`
     select id, transaction, args, priority from (
+      select waiting.*, row_number() over (partition by priority, transaction = ${BATCHED}
+        order by case when transaction = ${BATCHED} then (turn - 1) / 50 else 0 end, patient_first, seq) as place from (
       select o.id, o.seq, o.transaction, o.args, o.priority,
         min(o.seq) over (partition by o.priority, o.patient) as patient_first,
         row_number() over (partition by o.priority, o.patient order by o.seq) as turn
@@ -271,8 +291,7 @@ async function readClaimable(tx: Sql, limit: number): Promise<PendingRow[]> {
         and (o.patient is null or o.transaction = 'enrollPatient' or (
           exists (select 1 from projection.patient p where p.inst = split_part(o.patient, '/', 1) and p.pat = split_part(o.patient, '/', 2))
           and not exists (select 1 from outbox e where e.patient = o.patient and e.transaction = 'enrollPatient' and e.state <> 'committed')))))
-    ) waiting
-    where priority = 0 or ${limit} > 0
-    order by priority, transaction = ${BATCHED}, case when transaction = ${BATCHED} then (turn - 1) / 50 else 0 end, patient_first, seq
-    limit ${Math.max(limit, 200)}`);
+    ) waiting) ranked
+    where (priority = 0 or ${limit} > 0) and place <= ${Math.max(limit, 200)}
+    order by priority, transaction = ${BATCHED}, place`);
 }
