@@ -53,7 +53,7 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
   const { institution } = custodian;
   const now = parts.now ?? (() => new Date());
   const rotation = createKeyRotation(parts);
-  const grants = createGrants({ ...parts, waitMs: parts.waitMs ?? 10_000, now, onRevoked: () => rotation.wake() });
+  const grants = createGrants({ ...parts, waitMs: parts.waitMs ?? 10_000, now, onLost: () => rotation.wake() });
   rotation.wake();
   // What was projected while nobody looked.
   const swept = grants.sweep().catch((error: unknown) => parts.onError?.(error as Error));

@@ -78,8 +78,8 @@ export function createGrants(
     msp: string;
     waitMs: number;
     now: () => Date;
-    /** Told after a revocation was accepted: key versions are due. */
-    onRevoked(): void;
+    /** Told after somebody may have lost something: key versions may be due. */
+    onLost(): void;
   },
 ): Grants {
   const { database, custodian, ledgerId, outbox, now, waitMs } = parts;
@@ -104,6 +104,15 @@ export function createGrants(
         throw unprocessable(`More than ${MOST_CLAUSES} clauses for one grantee and category, those of other Consents counted.`);
       return { category, clauses, envelope: null, grantee, sequence: (head?.sequence ?? 0) + 1 };
     });
+  }
+
+  /** Whoever loses a category shall not open what is filed under it from now on: its key gets a new version. */
+  async function dueKeys(tx: Sql, of: PatientName, writer: ConsentWriter, lost: readonly Pair[]): Promise<void> {
+    if (lost.length === 0) return;
+    await tx.query(sql`
+      insert into key_rotation (pat, category, actor_kind, actor_id)
+      select ${of.patient}, c, ${writer.kind}, ${writer.id} from unnest(${[...new Set(lost.map((pair) => pair.category))]}::text[]) as t(c)
+      on conflict (pat, category) do nothing`);
   }
 
   async function grantOnce(request: Parameters<Grants['submitGrant']>[0]): Promise<Carried> {
@@ -137,6 +146,13 @@ export function createGrants(
       });
       const pairs = permissions.map(({ grantee, category }) => ({ grantee, category }));
       await request.write(tx, { outbox: row, stateKey: versionKey(of, first, first.sequence), statement: identityOf(payload), pairs });
+      const kept = new Set(request.permissions.map(pairKey));
+      await dueKeys(
+        tx,
+        of,
+        writer,
+        pairs.filter((pair) => !kept.has(pairKey(pair))),
+      );
       return row;
     });
     const carried = await awaitCommit(parts, id, waitMs);
@@ -148,7 +164,10 @@ export function createGrants(
     async submitGrant(request) {
       for (let attempt = 1; ; attempt++) {
         const carried = await grantOnce(request);
-        if (carried.state !== 'rejected') return { committed: carried.state === 'committed' };
+        if (carried.state !== 'rejected') {
+          parts.onLost();
+          return { committed: carried.state === 'committed' };
+        }
         // Another statement about one of the triples was first: signed anew on its heads.
         if (carried.code !== 'SEQUENCE_STALE' || attempt === ATTEMPTS) throw refusedBecause(carried.code);
         await new Promise((done) => setTimeout(done, 20 * attempt));
@@ -196,17 +215,14 @@ export function createGrants(
           // The last of several statements is the one that the version waits for.
           if (one === statements.at(-1)) await request.write(tx, { outbox: row, stateKey, statement, pairs });
         }
-        await tx.query(sql`
-          insert into key_rotation (pat, category, actor_kind, actor_id)
-          select ${of.patient}, c, ${writer.kind}, ${writer.id} from unnest(${[...new Set(pairs.map((p) => p.category))]}::text[]) as t(c)
-          on conflict (pat, category) do nothing`);
+        await dueKeys(tx, of, writer, pairs);
         return ids;
       });
       outbox.wake();
       const carried = await Promise.all(rows.map((id) => awaitCommit(parts, id, waitMs)));
       await this.sweep();
       // Its failure is a matter of its own and never holds up the revoke.
-      parts.onRevoked();
+      parts.onLost();
       return { committed: carried.every((one) => one.state === 'committed') };
     },
 

@@ -5,7 +5,7 @@ import type { Consent } from 'fhir/r4.js';
 import type { Actor } from '../../src/auth/actor.ts';
 import { readableScope } from '../../src/consent/readable-scope.ts';
 import { CodedError, codeOf } from '../../src/errors.ts';
-import { revokePayload, TYP } from '../../src/ledger/contract/payloads.ts';
+import { clause, grantPayload, TYP } from '../../src/ledger/contract/payloads.ts';
 import { sql } from '../../src/store/sql.ts';
 import { until } from '../queue/conformance.ts';
 import { createLedgerWorld, type LedgerWorld } from './ledger-world.ts';
@@ -159,6 +159,7 @@ test('Consents on the same pair stand side by side; an update takes away what it
   const narrower = { ...consent(patient, [provision(member, 'radiation-dose')]), id: treatment.resource.id } as Consent;
   const updated = await update(me, treatment.resource.id, narrower, '1');
   assert.equal(updated.committed, true);
+  await until('what was taken away has a new key', async () => (await world.custodian.categoryKey(patient, 'laboratory'))?.version === 2);
   assert.deepEqual(await scopeOf(world.member(member), patient), ['core', 'radiation-dose']);
   assert.deepEqual(await scopeOf(world.member(member, 'HRESCH'), patient), ['core', 'laboratory']);
   await update(
@@ -210,7 +211,6 @@ test('a revocation denies here at once, whatever the ledger does meanwhile', asy
 });
 
 async function directGrant(patient: string, member: string, sequence: number): Promise<{ jws: string }> {
-  const { clause, grantPayload } = await import('../../src/ledger/contract/payloads.ts');
   const payload = grantPayload({
     institution: world.institution,
     patient,
@@ -255,7 +255,6 @@ test('what the contract refuses is refused before anything is written', async ()
     ),
     [],
   );
-  void revokePayload;
 });
 
 test('the example of docs/consent.md can be posted', async () => {

@@ -119,9 +119,9 @@ test('without any one of its conjuncts the scope is another', async (t) => {
           client,
           q,
           (whole) => `${whole.slice(0, from)} (true or (${whole.slice(from, to)})) ${whole.slice(to)}`,
-        ).catch((error: { code?: string }) => {
+        ).catch((error: Error & { code?: string }) => {
           // A parent that is looked for without its whole name is more than one.
-          assert.equal(error.code, '21000', String(error));
+          assert.equal(error.code, '21000', error.message);
           return new Map([['more than one', '']]);
         });
         if (JSON.stringify(sorted(mutant)) !== expected) killed.add(name);
