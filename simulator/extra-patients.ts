@@ -139,12 +139,16 @@ function extraDrafts(seed: string, n: number): Draft[] {
   return drafts.concat(courseDrafts(course));
 }
 
-/** Adds `count` generated patients. Only ids, stamps and what can be searched for stay in memory; bodies are made when read. */
+/**
+ * Adds generated patients up to number `count`. Only ids, stamps and what can be searched for stay in memory; bodies are made
+ * when read. `later`: those from `after` on, entered at this moment and not in the past.
+ */
 export function publishExtraPatients(
   count: number,
   seed: string,
   stores: Readonly<Record<'aria' | 'ehr', RecordStore>>,
   versionOf: (draft: Draft, atMs: number) => string,
+  later?: { after: number; stamp(source: Draft['source']): string },
 ): void {
   // A page of a search reads the records of one patient after another: keeping the newest few is enough.
   const recent = new Map<number, Draft[]>();
@@ -157,12 +161,12 @@ export function publishExtraPatients(
     return known;
   };
   const shared = new Map<string, SearchIndex['tokens']>();
-  for (let n = 1; n <= count; n++) {
+  for (let n = 1 + (later?.after ?? 0); n <= count; n++) {
     for (const [position, draft] of extraDrafts(seed, n).entries()) {
       const { resourceType: type, id } = draft.resource;
-      const atMs = Date.parse(draft.recorded);
+      const lastUpdated = later?.stamp(draft.source) ?? draft.recorded;
+      const atMs = Date.parse(lastUpdated);
       const versionId = versionOf(draft, atMs);
-      const lastUpdated = draft.recorded;
       const index = indexOf(draft.resource);
       const tokens = type === 'Patient' ? index.tokens : { ...index.tokens, identifier: [] };
       const key = JSON.stringify(tokens);

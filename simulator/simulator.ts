@@ -59,6 +59,8 @@ export interface Control {
   step(name: StepName): void;
   /** All corrections, in order: what a second pull must find exactly. */
   applyCorrections(): void;
+  /** So many more generated patients, entered now; the simulated clock moves on 20 minutes. */
+  admit(patients: number): void;
   /** So many more fractions of the pelvis course; at most 25 in all. Answers how many are given now. */
   advanceCourse(fractions?: number): number;
   /** The simulated time, ISO 8601. */
@@ -86,7 +88,7 @@ const STEP_MS = 20 * 60_000;
 /** Starts an ARIA API, its token service and an EHR on the loopback interface. */
 export async function createSimulator(options: SimulatorOptions = {}): Promise<Simulator> {
   const seed = options.seed ?? 'oncobridge';
-  const extraPatients = options.extraPatients ?? 0;
+  let extraPatients = options.extraPatients ?? 0;
   let nowMs = Date.parse(options.today ?? STANDARD_TODAY);
   if (!(nowMs >= Date.parse(STANDARD_TODAY))) throw new RangeError(`today must not be before ${STANDARD_TODAY}`);
 
@@ -261,6 +263,12 @@ export async function createSimulator(options: SimulatorOptions = {}): Promise<S
       advanceCourse(more = 1) {
         for (let fraction = 0; fraction < more && fractions < PELVIS_FRACTIONS; fraction++) step('course-advanced');
         return fractions;
+      },
+      admit(patients) {
+        nowMs += STEP_MS;
+        const after = extraPatients;
+        extraPatients += patients;
+        publishExtraPatients(extraPatients, seed, stores, versionOf, { after, stamp });
       },
       now: () => new Date(nowMs).toISOString(),
       fault: faults.add,

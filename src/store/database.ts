@@ -36,6 +36,8 @@ export function createDatabase(options: { url: string; maxConnections?: number; 
   const pool = new Pool({ connectionString: options.url, max: options.maxConnections ?? 10, types, application_name: 'oncobridge' });
   // A connection that dies while idle must not end the process: the next query takes another.
   pool.on('error', onError);
+  // Nor one that dies between two statements of a transaction, when the pool has lent it out and listens no more.
+  pool.on('connect', (client) => client.on('error', () => {}));
   const names = new Map<string, string>();
 
   const on = (client: Pool | PoolClient): Sql => ({
