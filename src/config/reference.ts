@@ -113,7 +113,8 @@ function reasonsPage(): string {
   return `# Reasons
 
 Generated from \`src/records/reasons.ts\`; do not edit. Every record that does not become part of a document has one of these, shown by
-\`oncobridge quarantine list\`, \`oncobridge explain\` and \`oncobridge status\`. Either holds for that version of the record; the next one is decided anew.
+\`oncobridge quarantine list\`, \`oncobridge explain\` and \`oncobridge status\`. Either holds for that version of the record; the
+next one is decided anew, and so is a held one when the patient whom it was waiting for comes.
 
 | code | kind | text |
 |---|---|---|
