@@ -3,6 +3,7 @@
  * database, one address for each way to read it. Started by consented-read.ts and growth.ts.
  */
 import type { Audit } from '../src/audit/audit.ts';
+import { createAuditLog } from '../src/audit/audit-log.ts';
 import { readableScope } from '../src/consent/readable-scope.ts';
 import { sql } from '../src/store/sql.ts';
 import { ownCpuMs } from './measure.ts';
@@ -18,7 +19,7 @@ export interface ReadServerReady {
 
 const world = await createReadWorld(Number(process.argv[2] ?? 2000));
 const silent: Audit = { record: async () => {}, close: async () => {} };
-const audit = silent;
+const audit = createAuditLog({ database: world.database, rows: world.rows });
 /** Everything that has a key, without asking any permission. */
 const everything: typeof readableScope = () =>
   sql`select k.inst, k.pat, k.category, null::timestamptz as data_start, null::timestamptz as data_end from projection.category_key k`;

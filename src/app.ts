@@ -1,5 +1,6 @@
 import { type RequestListener } from 'node:http';
 import { type Core, createCore } from './app/core.ts';
+import { createFreshness } from './app/freshness.ts';
 import { createOperations } from './app/operations.ts';
 import { createSchedule } from './app/schedule.ts';
 import { createAnchoring } from './audit/anchoring.ts';
@@ -134,7 +135,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
           baseUrl: facadeUrl,
         }),
         verifyToken: (token) => verifier.verify(`Bearer ${token}`),
-        fresh: async () => (await projection.freshness(maxStalenessMs)).fresh,
+        fresh: createFreshness({ projection, maxStalenessMs }),
         allows: scopeAllows,
         readableScope,
         onIntegrity: (alarm) => {
