@@ -15,7 +15,7 @@ export type Report =
   | { is: 'page' }
   /** One stream was read to its end, and all of it is stored. */
   | { is: 'stream'; at: number }
-  | { is: 'pulled'; errors: string[]; filed: number }
+  | { is: 'pulled'; begun: number; errors: string[]; filed: number }
   | { is: 'settled' }
   | { is: 'compared'; problems: string[] }
   | { is: 'audited'; differences: string[]; ledger: string[]; documents: number; blocks: number }
@@ -26,6 +26,7 @@ const settings = await readSettings(process.argv[2] ?? '');
 const core = await createCore({ settings, logLevel: process.env['CRASH_LOG'] ?? 'warn' });
 
 async function pull(): Promise<void> {
+  const begun = Date.now();
   const errors: string[] = [];
   await Promise.all(
     core.sources.map(async (configured) => {
@@ -40,7 +41,7 @@ async function pull(): Promise<void> {
     errors.push(`assembly: ${error instanceof Error ? error.message : 'unknown'}`);
     return 0;
   });
-  tell({ is: 'pulled', errors, filed });
+  tell({ is: 'pulled', begun, errors, filed });
 }
 
 async function obey(order: Order): Promise<void> {
@@ -69,8 +70,10 @@ async function obey(order: Order): Promise<void> {
   }
 }
 
+// One order after the other, as they came.
+let last: Promise<void> = Promise.resolve();
 process.on('message', (order: Order) => {
-  obey(order).catch((error: unknown) => tell({ is: 'failed', what: error instanceof Error ? `${error.name}: ${error.message}` : 'unknown' }));
+  last = last.then(() => obey(order)).catch((error: unknown) => tell({ is: 'failed', what: error instanceof Error ? `${error.name}: ${error.message}` : 'unknown' }));
 });
 // The parent has gone: leave no server behind.
 process.on('disconnect', () => void core.close());
