@@ -23,6 +23,7 @@ import { createPull } from '../pipeline/pull.ts';
 import { createQuestions } from '../pipeline/questions.ts';
 import { createReconcile } from '../pipeline/reconcile.ts';
 import { createReplay } from '../pipeline/replay.ts';
+import { createResealing } from '../pipeline/resealing.ts';
 import { createSourceKeys } from '../pipeline/source-keys.ts';
 import { createWithdrawal } from '../pipeline/withdrawal.ts';
 import { createPostgresQueue } from '../queue/postgres.ts';
@@ -56,8 +57,11 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
     for (const closer of closers.splice(0).reverse())
       await closer().catch((error: unknown) => log.error({ err: error }, 'a part did not close'));
   };
-  const onError = (error: Error): void =>
+  const onError = (error: Error): void => {
+    // A connection that ends because everything is being closed is no news.
+    if (stopping.signal.aborted) return;
     log.warn({ code: codeOf(error) ?? (error as { code?: string }).code ?? error.name }, 'a connection or job failed; it is tried again');
+  };
   try {
     // As root PostgreSQL runs under another uid, which must be able to pass through here; what lies inside guards itself.
     await mkdir(data, { recursive: true, mode: process.getuid?.() === 0 ? 0o711 : 0o700 });
@@ -127,6 +131,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
     closers.push(() => outbox.close());
     const relay = await createRelay({ database, queue, batchSize: server.outbox.batch, onError });
     closers.push(() => relay.close());
+    let wakeAssembler = (): void => {};
     const writer = await createLedgerWriter({
       database,
       queue,
@@ -137,6 +142,11 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
         for (const row of settled) {
           if (row.state !== 'rejected') continue;
           metrics?.onSettled('rejected', 1);
+          // Sealed just before its category key changed: the assembler seals it again.
+          if (row.errorCode === 'KEY_VERSION_STALE') {
+            wakeAssembler();
+            continue;
+          }
           log.error(row, 'the ledger refused a transaction');
         }
       },
@@ -161,7 +171,8 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
     const statements = createLedgerStatements({ custodian, ledgerId });
     const matching = createPatientMatching({ database, rows, keys, custodian, outbox, statements, config: filingConfig });
     const intake = createIntake({ database, rows, keys, matching, config: filingConfig });
-    const withdrawal = createWithdrawal({ database, blobs, sealer, custodian, rows, outbox, statements, log });
+    const resealing = createResealing({ database, blobs, sealer, custodian, rows, outbox, statements, log });
+    const withdrawal = createWithdrawal({ database, custodian, resealing, outbox, statements, log });
     const assembly = createAssembly({ database, rows, keys, withdrawal, log });
     const filing = createFiling({
       database,
@@ -189,6 +200,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       assembly,
       filing,
       withdrawal,
+      resealing,
       replay,
       onFiled: (count) => {
         metrics?.onFiled(count);
@@ -196,6 +208,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       },
       log,
     });
+    wakeAssembler = () => assembler.wake();
     closers.push(() => assembler.close());
     const pull = createPull({ database, rows, keys, intake, room: (signal) => outbox.room(signal), onStored: () => assembler.wake(), log });
     closers.push(async () => {

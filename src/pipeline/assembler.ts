@@ -7,6 +7,7 @@ import type { createAssembly, DocumentDraft } from './assembly.ts';
 import type { createFiling } from './filing.ts';
 import { isPassing } from './passing.ts';
 import type { createReplay } from './replay.ts';
+import type { createResealing } from './resealing.ts';
 import type { createWithdrawal } from './withdrawal.ts';
 
 /** Drafts filed together: one commit for many, but the first ones go at once, so that a pull shows its first document soon. */
@@ -21,12 +22,13 @@ export function createAssembler(parts: {
   assembly: ReturnType<typeof createAssembly>;
   filing: ReturnType<typeof createFiling>;
   withdrawal: ReturnType<typeof createWithdrawal>;
+  resealing: Pick<ReturnType<typeof createResealing>, 'resealStale'>;
   replay: Pick<ReturnType<typeof createReplay>, 'due'>;
   /** Documents were filed: the outbox has work. */
   onFiled(count: number): void;
   log: Logger;
 }) {
-  const { database, assembly, filing, withdrawal, replay, onFiled, log } = parts;
+  const { database, assembly, filing, withdrawal, resealing, replay, onFiled, log } = parts;
   let closed = false;
   let running: Promise<unknown> = Promise.resolve();
   let wanted = false;
@@ -62,6 +64,7 @@ export function createAssembler(parts: {
     lookedAt = 0;
     const filed = await workOff(from);
     while (!closed && (await withdrawal.resealWithdrawn()) > 0);
+    while (!closed && (await resealing.resealStale()) > 0);
     return filed;
   }
 

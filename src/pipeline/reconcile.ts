@@ -142,9 +142,10 @@ export function createReconcile(parts: { database: Database; blobs: BlobStore; i
   }
 
   async function stuckOutbox(): Promise<Difference[]> {
-    const rows = await database.query<{ id: string; state: string }>(
-      sql`select id, state from outbox where state in ('rejected', 'failed', 'conflict') order by id`,
-    );
+    // A document refused for its key version was sealed again and has another row since.
+    const rows = await database.query<{ id: string; state: string }>(sql`
+      select o.id, o.state from outbox o where o.state in ('rejected', 'failed', 'conflict')
+        and (o.error_code is distinct from 'KEY_VERSION_STALE' or exists (select 1 from document_version d where d.outbox = o.id)) order by o.id`);
     return rows.map((row) => ({ kind: 'outbox-stuck', detail: `${row.id} ${row.state}` }));
   }
 

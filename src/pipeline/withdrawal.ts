@@ -1,16 +1,14 @@
 import type { Logger } from 'pino';
 import { codeOf } from '../errors.ts';
 import type { Outbox } from '../outbox/outbox.ts';
-import type { BlobStore } from '../store/blobs.ts';
 import type { Database, Sql } from '../store/database.ts';
-import { announcePuts, documentVersion, forgetPuts, movePointer } from '../store/documents.ts';
+import { documentVersion } from '../store/documents.ts';
 import { deleteDocumentRows } from '../store/resources.ts';
 import { markWithdrawn, type SubjectRow, withdrawnUnsealed } from '../store/subjects.ts';
 import type { Custodian } from '../vault/custodian.ts';
-import type { Sealer } from '../vault/sealed-object.ts';
-import type { SealedRows } from '../vault/sealed-rows.ts';
 import type { LedgerStatements } from './parts.ts';
 import { isPassing } from './passing.ts';
+import type { createResealing } from './resealing.ts';
 
 /**
  * Withdrawal (architecture section 3, step 4): hides at once, like a revocation, because the facade's rows go in the same
@@ -19,15 +17,13 @@ import { isPassing } from './passing.ts';
  */
 export function createWithdrawal(parts: {
   database: Database;
-  blobs: BlobStore;
-  sealer: Sealer;
   custodian: Custodian;
-  rows: SealedRows;
+  resealing: ReturnType<typeof createResealing>;
   outbox: Outbox;
   statements: LedgerStatements;
   log: Logger;
 }) {
-  const { database, blobs, sealer, custodian, rows, outbox, statements, log } = parts;
+  const { database, custodian, resealing, outbox, statements, log } = parts;
 
   /** Documents that could not be opened since the start: not tried again and again. */
   const unreadable = new Set<string>();
@@ -61,44 +57,7 @@ export function createWithdrawal(parts: {
     const row = await documentVersion(database, document, version);
     if (row === undefined) return;
     const { encryption } = await custodian.institutionKeys();
-    const opened = await sealer.open(await blobs.get(row.pointer), {
-      document,
-      version,
-      patient: row.pat,
-      category: row.category,
-      ciphertextHash: row.ciphertext_hash,
-      commitment: row.commitment,
-    });
-    const sealed = await sealer.seal({
-      institution: custodian.institution,
-      document,
-      version,
-      patient: row.pat,
-      category: row.category,
-      categoryKey: { version: 0, publicJwk: encryption },
-      // With its salt, so that the commitment stays the one on the ledger.
-      inner: opened.inner,
-      pdf: opened.pdf,
-      bundle: opened.bundle,
-    });
-    const pointer = `${custodian.institution}/${sealed.ciphertextHash}`;
-    await announcePuts(database, [pointer]);
-    await blobs.put(pointer, sealed.bytes);
-    const header = await rows.seal(row.pat, row.category, `header/${document}/${version}`, Buffer.from(JSON.stringify(opened.inner)));
-    await database.transaction((tx) =>
-      movePointer(tx, {
-        document,
-        version,
-        pointer,
-        ciphertextHash: sealed.ciphertextHash,
-        commitment: sealed.commitment,
-        sizeBytes: sealed.bytes.length,
-        header,
-      }),
-    );
-    // The old object goes last: until then a crash only repeats this.
-    await blobs.delete(row.pointer);
-    await forgetPuts(database, [row.pointer]);
+    await resealing.reseal(row, { version: 0, publicJwk: encryption });
     log.info({ document, version }, 'withdrawn document resealed to the institution');
   }
 

@@ -106,7 +106,7 @@ export async function documentVersionsAfter(
     select ${COLUMNS} from document_version where (document, version) > (${after.document}, ${after.version}) order by document, version limit ${limit}`);
 }
 
-/** A withdrawn version now lies sealed to the institution alone, under a new name; key version 0 says so. */
+/** A version now lies under another name, sealed to another key; key version 0: to the institution alone. */
 export async function movePointer(
   tx: Sql,
   moved: {
@@ -115,14 +115,29 @@ export async function movePointer(
     pointer: string;
     ciphertextHash: string;
     commitment: string;
+    keyVersion: number;
     sizeBytes: number;
     header: Buffer;
+    outbox: string;
   },
 ): Promise<void> {
   await tx.query(sql`
     update document_version set pointer = ${moved.pointer}, ciphertext_hash = ${moved.ciphertextHash}, commitment = ${moved.commitment},
-      size_bytes = ${moved.sizeBytes}, header = ${moved.header}, key_version = 0
+      size_bytes = ${moved.sizeBytes}, header = ${moved.header}, key_version = ${moved.keyVersion}, outbox = ${moved.outbox}
     where document = ${moved.document} and version = ${moved.version}`);
+}
+
+/** Standing versions whose entry the ledger refused with this code. */
+export async function refusedVersions(
+  sqlOn: Sql,
+  code: string,
+  limit: number,
+  excluding: readonly string[],
+): Promise<DocumentVersionRow[]> {
+  return sqlOn.query<DocumentVersionRow>(sql`
+    select ${COLUMNS} from document_version where outbox in (select id from outbox where state = 'rejected' and error_code = ${code})
+      and document <> all(${excluding}) and exists (select 1 from subject s where s.document = document_version.document and s.withdrawn_at is null)
+    order by document, version limit ${limit}`);
 }
 
 /** Ids that source resources got, the same over versions and rebuilds; missing ones are made. */

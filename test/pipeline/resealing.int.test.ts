@@ -17,7 +17,10 @@ test('a document sealed just before its category key changed is refused, sealed 
     // Documents of the second pull are sealed and wait, while every patient's laboratory key gets a new version.
     core.relay.pause();
     simulator.control.applyCorrections();
-    await world.pull();
+    for (const configured of core.sources)
+      for (const stream of configured.source.streams)
+        await core.pull.pullStream(configured, stream, new AbortController().signal, () => {});
+    await core.assembler.drain();
     const patients = await core.database.query<{ pat: string }>(
       sql`select distinct d.pat from document_version d join outbox o on o.id = d.outbox where o.state = 'pending' and d.category = 'laboratory'`,
     );

@@ -66,6 +66,7 @@ create table subject (
   unique (category, key, pat)
 );
 create index subject_key on subject (key);
+create index subject_withdrawn on subject (document) where withdrawn_at is not null;
 
 create table document_version (
   document text not null, version integer not null,
@@ -78,6 +79,8 @@ create table document_version (
 );
 create index document_version_pat on document_version (pat, category);
 create index document_version_pointer on document_version (pointer);
+create index document_version_outbox on document_version (outbox);
+create index document_version_resealable on document_version (document) where key_version > 0;
 -- The same source resource in the same subject keeps its id over versions and rebuilds.
 create table resource_identity (key text primary key, id text not null unique);
 -- Committed before an object is put, so that nothing needs to list a store (protocol section 7).
