@@ -1,11 +1,9 @@
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import type { Bundle, Consent, DocumentReference, OperationOutcome } from 'fhir/r4.js';
 import type { App } from '../src/app.ts';
 import { codeOf } from '../src/errors.ts';
 import { sql } from '../src/store/sql.ts';
-import type { Simulator } from './simulator.ts';
 
 export interface Story {
   title(text: string): void;
@@ -29,10 +27,17 @@ export function createStory(out: NodeJS.WriteStream): Story {
   };
 }
 
+/** Who plays in it. */
+export interface Persons {
+  patient: string;
+  clinician: string;
+  officer: string;
+}
+
 const DAY_MS = 86_400_000;
 
 /** The story of issue and README: asked, granted, read, revoked, tampered with. Every step is asserted; it throws where one fails. */
-export async function tellStory({ app, story, simulator }: { app: App; story: Story; simulator: Simulator }): Promise<void> {
+export async function tellStory({ app, story }: { app: App; story: Story }): Promise<Persons> {
   const { operations } = app;
   const clinician = (await operations.memberAdd({ name: 'Dr. Ana Ruiz, Medical Oncology', role: 'clinician' })).member;
   const officer = (await operations.memberAdd({ name: 'Jo Park, Privacy Office', role: 'privacy-officer' })).member;
@@ -42,7 +47,6 @@ export async function tellStory({ app, story, simulator }: { app: App; story: St
     clinician: (await operations.token({ as: clinician })).token,
     officer: (await operations.token({ as: officer })).token,
   };
-  void simulator;
 
   const call = async (who: keyof typeof tokens, method: string, path: string, body?: object, headers: Record<string, string> = {}) => {
     const response = await fetch(`${app.facadeUrl}/${path}`, {
@@ -164,7 +168,7 @@ export async function tellStory({ app, story, simulator }: { app: App; story: St
     `  ledger verify: ${verified.blocks} blocks, ${verified.transactions} transactions run again, ${verified.ok ? 'they hold' : 'THEY DO NOT HOLD'}.`,
   );
   assert.ok(verified.ok, verified.problems.join('\n'));
-  void join;
+  return { patient, clinician, officer };
 }
 
 /** A Consent in the form that docs/consent.md describes: deny at the root, one permit with actor, action, class and period. */

@@ -12,8 +12,8 @@ import { createProgress } from '../src/cli/progress.ts';
 import { controlFile } from '../src/cli/run.ts';
 import { readSettings } from '../src/cli/settings.ts';
 import { exportDocuments } from './demo-export.ts';
-import { createStory, tellStory } from './demo-story.ts';
-import { createSimulator } from './simulator.ts';
+import { createStory, type Persons, tellStory } from './demo-story.ts';
+import { createSimulator, type Simulator } from './simulator.ts';
 
 const root = fileURLToPath(new URL('../', import.meta.url));
 const { values } = parseArgs({
@@ -44,18 +44,8 @@ story.line(`An ARIA API and an EHR of synthetic patients answer on loopback.`);
 // The sample configuration as it ships, with a data folder of the demo's own and free ports.
 cpSync(join(root, 'config'), join(run, 'config'), { recursive: true });
 const config = join(run, 'config', 'embedded.yaml');
-writeFileSync(config, readFileSync(config, 'utf8').replace('port: 8480', 'port: 0').replace('port: 8481', 'port: 0'));
-const env = {
-  ...process.env,
-  EHR_FHIR_URL: simulator.ehr.baseUrl,
-  EHR_CLIENT_ID: simulator.ehr.clientId,
-  EHR_CLIENT_KEY: JSON.stringify(simulator.ehr.privateKeyJwk),
-  ARIA_FHIR_URL: simulator.aria.baseUrl,
-  ARIA_TOKEN_URL: simulator.aria.tokenUrl,
-  ARIA_CLIENT_ID: simulator.aria.clientId,
-  ARIA_CLIENT_SECRET: simulator.aria.clientSecret,
-};
-const settings = await readSettings(config, env);
+pointAt(simulator);
+const settings = await readSettings(config);
 if (settings.notice !== undefined) story.line(settings.notice);
 const app = await createApp({ settings, serve: true, logLevel: 'fatal', schedule: false });
 story.line(
@@ -63,6 +53,7 @@ story.line(
 );
 
 let failed = false;
+let persons: Persons | undefined;
 try {
   story.title('Pull: what is new comes in, is classified, filed as PDF, sealed, and entered on the ledger');
   const pulled = await app.operations.pull({}, createProgress(process.stdout));
@@ -76,7 +67,7 @@ try {
   for (const group of await app.operations.quarantineList({}))
     story.line(`  held: ${group.count} ${group.type} of ${group.source}/${group.stream}, ${group.reason}: ${group.text}`);
 
-  await tellStory({ app, story, simulator });
+  persons = await tellStory({ app, story });
 
   story.title('The documents');
   const files = await exportDocuments(app, output);
@@ -99,15 +90,40 @@ if (values.keep && !failed) {
   };
   process.once('SIGINT', () => void stop());
   process.once('SIGTERM', () => void stop());
-  const shown = relative(process.cwd(), config);
-  story.title('Left running (Ctrl-C ends it)');
-  story.line(`  bin/oncobridge --config ${shown} status`);
-  story.line(`  bin/oncobridge --config ${shown} member list`);
-  story.line(`  TOKEN=$(bin/oncobridge --config ${shown} token --as <member>)`);
-  story.line(`  curl -H "Authorization: Bearer $TOKEN" '${app.facadeUrl}/Patient'`);
+  const command = `bin/oncobridge --config ${relative(process.cwd(), config)}`;
+  story.title('Left running (Ctrl-C ends it). The patient reads their own record, then everything there is to ask:');
+  story.line(`  TOKEN=$(${command} token --as ${persons?.patient})`);
+  story.line(`  curl -H "Authorization: Bearer $TOKEN" '${app.facadeUrl}/DocumentReference'`);
+  story.line(`  curl -H "Authorization: Bearer $TOKEN" '${app.facadeUrl}/AuditEvent?patient=${persons?.patient}'`);
+  story.line(`  ${command} member list`);
+  story.line(`  ${command} status`);
 } else {
   await app.close();
   await simulator.close();
   story.line(`${failed ? 'Failed' : 'Done'} after ${((Date.now() - started) / 1000).toFixed(1)} s.`);
   process.exitCode = failed ? 1 : 0;
+}
+
+/**
+ * Writes the simulator's addresses and credentials into the copied configuration, so that every command works with it and
+ * needs no variable: what stood as a reference to the environment becomes its value, a secret a file of its own.
+ */
+function pointAt({ ehr, aria }: Simulator): void {
+  const values: Record<string, string> = {
+    EHR_FHIR_URL: ehr.baseUrl,
+    EHR_CLIENT_ID: ehr.clientId,
+    ARIA_FHIR_URL: aria.baseUrl,
+    ARIA_TOKEN_URL: aria.tokenUrl,
+    ARIA_CLIENT_ID: aria.clientId,
+  };
+  const secrets: Record<string, string> = { EHR_CLIENT_KEY: JSON.stringify(ehr.privateKeyJwk), ARIA_CLIENT_SECRET: aria.clientSecret };
+  mkdirSync(join(run, 'secrets'), { mode: 0o700 });
+  for (const [name, secret] of Object.entries(secrets)) writeFileSync(join(run, 'secrets', name), secret, { mode: 0o600 });
+  const reference = /\$\{env:([A-Z_]+)(?::-[^}]*)?\}/g;
+  for (const file of [config, join(run, 'config/sources/ehr.yaml'), join(run, 'config/sources/aria.yaml')]) {
+    const text = readFileSync(file, 'utf8').replaceAll(reference, (all, name: string) =>
+      name in secrets ? `\${file:../../secrets/${name}}` : (values[name] ?? all),
+    );
+    writeFileSync(file, text.replace('port: 8480', 'port: 0').replace('port: 8481', 'port: 0'));
+  }
 }

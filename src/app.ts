@@ -150,7 +150,6 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       {
         baseUrl: facadeUrl,
         maxPinned: server.search.maxPinned,
-        requestsPerMinute: server.http.requestsPerMinute,
         smart: {
           issuer: issuerUrl,
           tokenEndpoint: `${issuerUrl}/token`,

@@ -209,9 +209,9 @@ export function createFiling(parts: {
   async function describeDocument(draft: DocumentDraft) {
     const category = config.categories.find((one) => one.id === draft.subject.category);
     const patientRow = await getPatient(database, draft.subject.pat);
-    if (category === undefined || !patientRow?.demographics || patientRow.demographics_sha256 === null)
-      throw new Error('a subject without category or patient');
-    const patient = parseResource(await rows.open(draft.subject.pat, 'core', `demographics/${draft.subject.pat}`, patientRow.demographics));
+    if (category === undefined || !patientRow?.demographics) throw new Error('a subject without category or patient');
+    const demographics = await rows.open(draft.subject.pat, 'core', `demographics/${draft.subject.pat}`, patientRow.demographics);
+    const patient = parseResource(demographics);
     const drawn = [...draft.context, ...(await earlier(draft)), ...(await before(draft))];
     const manifest: Manifest = {
       format: 1,
@@ -221,7 +221,7 @@ export function createFiling(parts: {
       document: draft.subject.document,
       version: draft.subject.version + 1,
       patient: draft.subject.pat,
-      demographics: { recordSha256: patientRow.demographics_sha256 },
+      demographics: { recordSha256: createHash('sha256').update(demographics).digest('hex') },
       own: draft.own.map(named),
       context: drawn.map(named),
       zone: config.zone,

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import { newId } from '../ids.ts';
 import type { Outbox } from '../outbox/outbox.ts';
 import { patientResource } from '../records/fhir-out.ts';
@@ -70,7 +69,6 @@ export function createPatientMatching(parts: {
     if (found.length > 1) return unmatched('PATIENT_AMBIGUOUS');
 
     const text = Buffer.from(JSON.stringify(resource));
-    const sha256 = createHash('sha256').update(text).digest('hex');
     const existing = found[0];
     if (existing !== undefined) {
       const row = await getPatient(database, existing);
@@ -95,7 +93,7 @@ export function createPatientMatching(parts: {
         if (enrolment !== undefined) await insertPatient(tx, pat, await outbox.add(tx, enrolment));
         await addIdentifiers(tx, pat, blind);
         await linkSourcePatient(tx, { source, key, pat, reason: null, sealedId });
-        await setDemographics(tx, pat, sealed, sha256, record.rec);
+        await setDemographics(tx, pat, sealed, record.rec);
         await writePatient(tx, rows, {
           institution: config.institution,
           patient: pat,

@@ -5,10 +5,8 @@ import { sql } from './sql.ts';
 export interface PatientRow {
   pat: string;
   demographics: Buffer | null;
-  demographics_sha256: string | null;
   demographics_record: string | null;
   enrolled_outbox: string | null;
-  held: string | null;
 }
 
 /** Pseudonyms by any of these blind identifiers (`authority`, HMAC). More than one: the identifiers disagree. */
@@ -32,14 +30,14 @@ export async function addIdentifiers(tx: Sql, pat: string, identifiers: readonly
     on conflict (authority, blind) do nothing`);
 }
 
-export async function setDemographics(tx: Sql, pat: string, sealed: Buffer, sha256: string, record: string): Promise<void> {
+export async function setDemographics(tx: Sql, pat: string, sealed: Buffer, record: string): Promise<void> {
   await tx.query(sql`
-    update patient set demographics = ${sealed}, demographics_sha256 = ${sha256}, demographics_record = ${record} where pat = ${pat}`);
+    update patient set demographics = ${sealed}, demographics_record = ${record} where pat = ${pat}`);
 }
 
 export async function getPatient(sqlOn: Sql, pat: string): Promise<PatientRow | undefined> {
   const [row] = await sqlOn.query<PatientRow>(
-    sql`select pat, demographics, demographics_sha256, demographics_record, enrolled_outbox, held from patient where pat = ${pat}`,
+    sql`select pat, demographics, demographics_record, enrolled_outbox from patient where pat = ${pat}`,
   );
   return row;
 }

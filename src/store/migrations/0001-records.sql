@@ -10,10 +10,8 @@ create table stream (
 create table patient (
   pat text primary key,
   demographics bytea,                     -- sealed Patient resource text (row key core)
-  demographics_sha256 text,
   demographics_record text,
   enrolled_outbox text,                   -- outbox row of the enrolment
-  held text,                              -- reason code where matching needs a person
   created_at timestamptz not null default now()
 );
 create table patient_identifier (authority text not null, blind text not null, pat text not null references patient, primary key (authority, blind));
