@@ -7,6 +7,8 @@ import { verifyLedger } from '../ledger/verify.ts';
 import type { Membership } from '../membership/members.ts';
 import type { Metrics } from '../observe/metrics.ts';
 import type { PullProgress } from '../pipeline/pull.ts';
+import { normaliseIdentifier } from '../records/patient-identity.ts';
+import { findPatients } from '../store/patients.ts';
 import { sql } from '../store/sql.ts';
 import { listStreams } from '../store/streams.ts';
 import { VERSION } from '../version.ts';
@@ -128,6 +130,16 @@ export function createOperations(parts: {
         ...(scopes === undefined ? {} : { scopes }),
       });
       return { token: issued.accessToken, expiresInSeconds: issued.expiresInSeconds, actor: as };
+    },
+    async patientFind({ authority, value }) {
+      const found = await findPatients(database, [
+        { authority, blind: await core.rows.blind(`identifier:${authority}`, normaliseIdentifier(value)) },
+      ]);
+      await audited('patient find', found.length === 1 ? 'permitted' : 'failed');
+      const [patient] = found;
+      if (patient === undefined)
+        throw new CodedError('NOT_FOUND', { diagnostics: 'No patient has this identifier of this authority here.' });
+      return { patient };
     },
     memberAdd: (input) => membership.registerMember(input),
     async memberList() {

@@ -23,6 +23,8 @@ export interface Operations {
   }): Promise<{ token: string; expiresInSeconds: number; actor: string }>;
   memberAdd(input: { name: string; role: string }): Promise<{ member: string }>;
   memberList(input: object): Promise<readonly { member: string; name: string; role: string; status: string }[]>;
+  /** The pseudonym behind an identifier of a configured authority; leaves an audit event. */
+  patientFind(input: { authority: string; value: string }): Promise<{ patient: string }>;
   stop(input: object): Promise<{ pid: number }>;
 }
 export type OperationName = keyof Operations;
