@@ -3,6 +3,7 @@ import { cpus } from 'node:os';
 import { parseArgs } from 'node:util';
 import { benchConsentedRead } from './consented-read.ts';
 import { benchDecision } from './decision.ts';
+import { benchGrowth } from './growth.ts';
 import { benchPdf } from './pdf.ts';
 import { benchPipeline } from './pipeline.ts';
 import type { BenchOptions, BenchRow } from './row.ts';
@@ -25,6 +26,7 @@ const BENCHES: Readonly<Record<string, Bench>> = {
     what: 'a FHIR read under a permission, beside the same stack without seal, scope and audit',
     run: benchConsentedRead,
   },
+  growth: { what: 'a read among ten thousand documents and among a million', run: benchGrowth, named: true },
 };
 
 const HELP = `Usage: npm run bench [-- name… options]

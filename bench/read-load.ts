@@ -11,9 +11,9 @@ export interface ReadServer extends ReadServerReady {
   close(): Promise<void>;
 }
 
-/** Starts read-server.ts over so many documents. */
-export async function startReadServer(documents: number): Promise<ReadServer> {
-  const child: ChildProcess = fork(fileURLToPath(new URL('./read-server.ts', import.meta.url)), [String(documents)]);
+/** Starts read-server.ts over so many documents, and so many more that nobody opens. */
+export async function startReadServer(documents: number, filler = 0): Promise<ReadServer> {
+  const child: ChildProcess = fork(fileURLToPath(new URL('./read-server.ts', import.meta.url)), [String(documents), String(filler)]);
   const ended = once(child, 'exit');
   const next = async (): Promise<unknown> => {
     const [message] = (await Promise.race([

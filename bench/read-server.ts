@@ -17,7 +17,7 @@ export interface ReadServerReady {
   readable: readonly string[];
 }
 
-const world = await createReadWorld(Number(process.argv[2] ?? 2000));
+const world = await createReadWorld(Number(process.argv[2] ?? 2000), Number(process.argv[3] ?? 0));
 const silent: Audit = { record: async () => {}, close: async () => {} };
 const audit = createAuditLog({ database: world.database, rows: world.rows });
 /** Everything that has a key, without asking any permission. */

@@ -51,9 +51,10 @@ export interface ReadWorld {
 
 /**
  * A database of so many documents, of four to a patient, under permissions to a hundred clinicians: rows as the pipeline writes them,
- * the projection's tables filled directly. The plain text of the readable rows lies beside them for the baseline.
+ * the projection's tables filled directly. The plain text of the readable rows lies beside them for the baseline. `filler` documents
+ * more, of other patients, are copied inside the database: they are in every index and nobody opens them.
  */
-export async function createReadWorld(documents: number): Promise<ReadWorld> {
+export async function createReadWorld(documents: number, filler = 0): Promise<ReadWorld> {
   const directory = await mkdtemp(join(tmpdir(), 'oncobridge-bench-'));
   const postgres = await createEmbeddedPostgres({ directory: join(directory, 'postgres') });
   const database = createDatabase({ url: postgres.url, maxConnections: 16 });
@@ -72,6 +73,7 @@ export async function createReadWorld(documents: number): Promise<ReadWorld> {
     await migrate(database);
     const rows = createSealedRows({ custodian });
     const readable = await seed(database, rows, documents);
+    if (filler > 0) await fill(database, documents, filler);
     const { verifier, token } = await signIn();
     // Asked as the server asks it; nothing follows a ledger here.
     const ledger = { async *blocks() {}, height: async () => 1 };
@@ -187,7 +189,8 @@ async function signIn(): Promise<{ verifier: TokenVerifier; token: string }> {
 /** Returns what clinician 0 may read. */
 async function seed(database: Database, rows: SealedRows, documents: number): Promise<string[]> {
   const patients = Math.max(2, Math.ceil(documents / 4));
-  await seedProjection(database, patients);
+  await seedProjection(database, patients, 0);
+  await seedInstitution(database);
   await database.query(sql`create table plain_resource (id text collate "C" primary key, type text not null, version integer not null,
     last_updated timestamptz not null, body text not null)`);
   const lastUpdated = new Date('2026-03-01T12:00:00Z');
@@ -218,6 +221,33 @@ async function seed(database: Database, rows: SealedRows, documents: number): Pr
   }
   await database.query(sql`analyze`);
   return readable;
+}
+
+const FILLER_CHUNK = 50_000;
+
+/** Two rows a document, under permissions as everybody has them; half of the patients are clinician 0's, as in `seed`. */
+async function fill(database: Database, documents: number, filler: number): Promise<void> {
+  const patients = Math.ceil(documents / 4);
+  await seedProjection(database, Math.ceil(filler / 4), patients);
+  for (let start = documents; start < documents + filler; start += FILLER_CHUNK) {
+    const end = Math.min(start + FILLER_CHUNK, documents + filler) - 1;
+    // Each copies a row of a document that is there, under names of its own.
+    const copies = sql`generate_series(${start}::int, ${end}::int) as g(n), lateral (select 'pat-' || (${patients}::int + (n - ${documents}::int) / 4) as pat, 'doc-' || n as document, md5(n::text) as hash) as f`;
+    await database.transaction(async (tx) => {
+      await tx.query(sql`insert into patient (pat) select distinct f.pat from ${copies} on conflict do nothing`);
+      await tx.query(
+        sql`insert into subject (sub, category, key, pat, document, version) select 'sub-' || f.document, 'laboratory', f.document, f.pat, f.document, 1 from ${copies}`,
+      );
+      await tx.query(sql`insert into document_version (document, version, sub, pat, category, pointer, ciphertext_hash, commitment, key_version, size_bytes, manifest_hash, outbox, header)
+        select f.document, 1, 'sub-' || f.document, f.pat, 'laboratory', 'bench/' || f.document, f.hash, f.hash, 1, 100000, f.hash, '', '' from ${copies}`);
+      await tx.query(sql`insert into projection.document (inst, pat, recorder, doc, category, version, n, ciphertext_hash, commitment, tx_id, block)
+        select ${INSTITUTION}, f.pat, ${INSTITUTION}, f.document, 'laboratory', 1, 0, f.hash, f.hash, 't', 1 from ${copies}`);
+      await tx.query(sql`insert into resource (id, version, type, inst, pat, category, recorder, document, document_version, last_updated, clinical_start, clinical_end, elements, body)
+        select 'res-' || n || '-' || substr(r.id, 7), 1, r.type, r.inst, f.pat, 'laboratory', r.recorder, f.document, 1, r.last_updated, r.clinical_start, r.clinical_end, r.elements, r.body
+        from ${copies} cross join (select * from resource where id in ('res-0-0', 'res-0-r')) r`);
+    }, 'unforced');
+  }
+  await database.query(sql`vacuum analyze`);
 }
 
 interface NewDocument {
@@ -264,16 +294,19 @@ function document(n: number, patients: number): NewDocument {
   };
 }
 
-/** A hundred clinicians; each patient has granted two categories to clinician 0 or 1 and to two others. */
-async function seedProjection(database: Database, patients: number): Promise<void> {
+async function seedInstitution(database: Database): Promise<void> {
   const members = 100;
-  const numbers = sql`generate_series(0, ${patients - 1}::int) as p(n)`;
   await database.query(sql`insert into projection.checkpoint (height, tip, own_seen_at) values (1, 'tip', now())`);
   await database.query(
     sql`insert into projection.institution (inst, msp, status, signing_jwk, encryption_jwk, block) values (${INSTITUTION}, 'msp', 'active', '{}', '{}', 0)`,
   );
   await database.query(sql`insert into projection.member (inst, mem, role, status, valid_until, block)
     select ${INSTITUTION}, 'mem-' || n, 'clinician', 'active', now() + interval '1 year', 0 from generate_series(0, ${members - 1}::int) as m(n)`);
+}
+
+/** Each patient has granted two categories to clinician 0 or 1 and to two others. */
+async function seedProjection(database: Database, patients: number, first: number): Promise<void> {
+  const numbers = sql`generate_series(${first}::int, ${first + patients - 1}::int) as p(n)`;
   await database.query(sql`insert into projection.patient (inst, pat, custody, status, block)
     select ${INSTITUTION}, 'pat-' || n, true, 'active', 0 from ${numbers}`);
   await database.query(sql`insert into projection.category_key (inst, pat, category, version, public_jwk, block)
@@ -284,7 +317,7 @@ async function seedProjection(database: Database, patients: number): Promise<voi
     cross join unnest(${CATEGORIES.slice(0, 2)}::text[]) as c(category)`);
   await database.query(sql`insert into projection.clause (inst, pat, grantor, grantee, category, n, effect, rights, purposes, period_start, period_end, consent)
     select inst, pat, grantor, grantee, category, 0, 'permit', '{read}', '{TREAT,HOPERAT}', now() - interval '1 day', now() + interval '30 days', 'con-' || pat
-    from projection.permission`);
+    from projection.permission on conflict do nothing`);
 }
 
 function member(n: number): string {
