@@ -274,7 +274,8 @@ function byTurns(batches: readonly PendingRow[][]): PendingRow[][] {
 /**
  * Waiting rows that may go, in the order in which they go: by priority; patients in turn, a batch of each at a time, so
  * that a backfill of one never holds up another. Held back: a row whose order key has an earlier unsettled row; a row of a
- * patient that the projection does not know yet or whose own enrolment is not committed. Urgent rows wait for nothing.
+ * patient that the projection does not know yet or whose own enrolment is not committed. Urgent rows wait for nothing, but for
+ * a withdrawal: of a patient whom the ledger does not know it would be refused for good, and there is nothing to hide yet.
  */
 async function readClaimable(tx: Sql, limit: number): Promise<PendingRow[]> {
   return await tx.query<PendingRow>(sql`
@@ -285,7 +286,7 @@ async function readClaimable(tx: Sql, limit: number): Promise<PendingRow[]> {
         min(o.seq) over (partition by o.priority, o.patient) as patient_first,
         row_number() over (partition by o.priority, o.patient order by o.seq) as turn
       from outbox o
-      where o.state = 'pending' and (o.priority = 0 or (
+      where o.state = 'pending' and ((o.priority = 0 and o.transaction <> 'withdrawDocument') or (
         (o.order_key is null or not exists (
           select 1 from outbox e where e.order_key = o.order_key and e.settled_at is null and e.seq < o.seq))
         and (o.patient is null or o.transaction = 'enrollPatient' or (

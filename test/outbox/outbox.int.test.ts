@@ -100,7 +100,7 @@ test('a row reaches the ledger soon after its commit, and whoever waits hears of
   assert.equal(await one.outbox.settled('obx-never', 30), undefined);
 });
 
-test('entries go in batches, patient by patient, in turns; nothing goes before its patient is enrolled; a revoke waits for nothing', async (t) => {
+test('entries go in batches, patient by patient, in turns; nothing goes before its patient is enrolled, a withdrawal neither; a revoke waits for nothing', async (t) => {
   const one = await start(t, {}, { paused: true, relay: { batchSize: 50, scanMs: 60_000 }, writer: { concurrency: 1 } });
   const many = Array.from({ length: 120 }, (_, i) => entry('pat-big', `doc-big-${i}`));
   await one.add(
@@ -110,6 +110,7 @@ test('entries go in batches, patient by patient, in turns; nothing goes before i
     { transaction: 'enrollPatient', args: ['enrol'], patient: 'inst-x/pat-new' },
     entry('pat-new', 'doc-new'),
     { transaction: 'revokePermission', args: ['revoke'], patient: 'inst-x/pat-stranger', priority: 'urgent' },
+    { transaction: 'withdrawDocument', args: ['withdraw'], patient: 'inst-x/pat-stranger', priority: 'urgent' },
   );
   await one.enrol('pat-big', 'pat-small');
   one.relay.resume();
@@ -124,12 +125,12 @@ test('entries go in batches, patient by patient, in turns; nothing goes before i
   assert.ok(small <= 1, `the small patient waits for one batch of the big one at most (${small})`);
   await one.add(entry('pat-big', 'doc-late'));
   await until('late', () => one.ledger.submitted.some((s) => s.transaction.args[0]?.includes('doc-late')));
-  await until('only what is held back is left', async () => (await one.outbox.stats()).depth === 2);
+  await until('only what is held back is left', async () => (await one.outbox.stats()).depth === 3);
   assert.deepEqual(
     (await one.database.query<{ patient: string }>(sql`select patient from outbox where settled_at is null order by seq`)).map(
       (row) => row.patient,
     ),
-    ['inst-x/pat-stranger', 'inst-x/pat-new'],
+    ['inst-x/pat-stranger', 'inst-x/pat-new', 'inst-x/pat-stranger'],
   );
   // Nobody wakes the relay here and the scan is far off: what is held back is looked at again by itself.
   await one.enrol('pat-new');
