@@ -20,6 +20,7 @@ import { createHttpApp, safeError } from './http/app.ts';
 import { createHealth } from './http/health.ts';
 import { createHttpServer } from './http/server.ts';
 import { newId } from './ids.ts';
+import { checkProjection } from './ledger/self-check.ts';
 import { ensureInstitution } from './membership/institution.ts';
 import { createMembership } from './membership/members.ts';
 import { createMetrics } from './observe/metrics.ts';
@@ -192,6 +193,12 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       audited: (operation, outcome) =>
         audit.record({ interaction: 'operation', actor: undefined, requestId: newId('req'), outcome, patients: [], query: operation }),
     });
+    if (serve) {
+      // Nobody watches the rows that every answer rests on but this, between two runs of `ledger verify`.
+      const work = () => checkProjection({ database, tipFile: core.tipFile, signal: core.stopping, onAlarm: core.onLedgerAlarm });
+      const checker = createSchedule({ name: 'projection check', everyMs: 3_600_000, work, log });
+      closers.push(() => checker.close());
+    }
     if (serve && schedule) {
       for (const { config } of settings.config.sources.filter((source) => source.config.enabled)) {
         const puller = createSchedule({

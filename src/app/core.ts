@@ -8,6 +8,7 @@ import { newId } from '../ids.ts';
 import { createEmbeddedLedger } from '../ledger/embedded/embedded-ledger.ts';
 import { foundLedger } from '../ledger/embedded/first-start.ts';
 import { createProjection } from '../ledger/projection.ts';
+import type { Alarm } from '../ledger/projection-alarms.ts';
 import type { Metrics } from '../observe/metrics.ts';
 import { createLedgerWriter } from '../outbox/ledger-writer.ts';
 import { createOutbox } from '../outbox/postgres-outbox.ts';
@@ -61,6 +62,10 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
     // A connection that ends because everything is being closed is no news.
     if (stopping.signal.aborted) return;
     log.warn({ code: codeOf(error) ?? (error as { code?: string }).code ?? error.name }, 'a connection or job failed; it is tried again');
+  };
+  const onLedgerAlarm = (alarm: Alarm): void => {
+    log.error(alarm, 'LEDGER ALARM');
+    metrics?.onAlarm(alarm.kind);
   };
   try {
     // As root PostgreSQL runs under another uid, which must be able to pass through here; what lies inside guards itself.
@@ -119,10 +124,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       ledger,
       institution,
       onError,
-      onAlarm: (alarm) => {
-        log.error(alarm, 'LEDGER ALARM');
-        metrics?.onAlarm(alarm.kind);
-      },
+      onAlarm: onLedgerAlarm,
     });
     closers.push(() => projection.close());
     await projection.start();
@@ -231,6 +233,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       tipFile,
       msp,
       onError,
+      onLedgerAlarm,
       observe: (wanted: Metrics): void => {
         metrics = wanted;
       },

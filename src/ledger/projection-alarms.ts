@@ -1,6 +1,7 @@
 import type { Sql } from '../store/database.ts';
-import { sql } from '../store/sql.ts';
+import { type SqlFragment, sql } from '../store/sql.ts';
 import { ownerOf } from './contract/keys.ts';
+import { PROJECTION } from './projection-state.ts';
 
 /** Whom nothing is served about or to, since a state key of theirs was written against the rules. */
 export interface Denied {
@@ -10,13 +11,26 @@ export interface Denied {
   patient(institution: string, patient: string): boolean;
 }
 
+/** Before any alarm. */
+export const NOBODY: Denied = { ledger: false, institution: () => false, member: () => false, patient: () => false };
+
 /** Alarms stand outside what a rebuild recreates; a cleared one no longer denies from the next rebuild on. */
 export async function loadDenied(on: Sql): Promise<Denied> {
+  return deniedBy(await doubtfulKeys(on));
+}
+
+/** The state keys of `write-set` alarms: those that deny, or the cleared ones too. */
+export async function doubtfulKeys(on: Sql, { cleared = false } = {}): Promise<string[]> {
   const rows = await on.query<{ key: string }>(
-    sql`select distinct unnest(state_keys) as key from ledger_alarm where kind = 'write-set' and cleared_at is null`,
+    sql`select distinct unnest(state_keys) as key from ledger_alarm where kind = 'write-set' and (${cleared} or cleared_at is null)`,
   );
+  return rows.map(({ key }) => key);
+}
+
+/** Whom doubt about these state keys denies. */
+export function deniedBy(stateKeys: readonly string[]): Denied {
   const names = new Set(
-    rows.map(({ key }) => {
+    stateKeys.map((key) => {
       const owner = ownerOf(key);
       return `${owner.kind}/${owner.institution}/${owner.id}`;
     }),
@@ -32,7 +46,7 @@ export async function loadDenied(on: Sql): Promise<Denied> {
 }
 
 export interface Alarm {
-  kind: 'write-set' | 'entry-conflict' | 'chain';
+  kind: 'write-set' | 'entry-conflict' | 'chain' | 'projection';
   block: number;
   txId?: string;
   stateKeys: readonly string[];
@@ -47,18 +61,18 @@ export async function raiseAlarm(on: Sql, alarm: Alarm): Promise<boolean> {
 }
 
 /** Marks the rows of whom these keys belong to, and of the members and patients of an institution with it. */
-export async function denyOwners(on: Sql, stateKeys: readonly string[]): Promise<void> {
+export async function denyOwners(on: Sql, stateKeys: readonly string[], schema: SqlFragment = PROJECTION): Promise<void> {
   for (const key of stateKeys) {
     const { kind, institution, id } = ownerOf(key);
     if (kind === 'patient') {
-      await on.query(sql`update projection.patient set status = 'alarmed' where inst = ${institution} and pat = ${id}`);
+      await on.query(sql`update ${schema}.patient set status = 'alarmed' where inst = ${institution} and pat = ${id}`);
     } else if (kind === 'member') {
-      await on.query(sql`update projection.member set status = 'alarmed' where inst = ${institution} and mem = ${id}`);
+      await on.query(sql`update ${schema}.member set status = 'alarmed' where inst = ${institution} and mem = ${id}`);
     } else {
       const everyone = kind === 'ledger';
-      await on.query(sql`update projection.institution set status = 'alarmed' where ${everyone} or inst = ${institution}`);
-      await on.query(sql`update projection.member set status = 'alarmed' where ${everyone} or inst = ${institution}`);
-      await on.query(sql`update projection.patient set status = 'alarmed' where ${everyone} or inst = ${institution}`);
+      await on.query(sql`update ${schema}.institution set status = 'alarmed' where ${everyone} or inst = ${institution}`);
+      await on.query(sql`update ${schema}.member set status = 'alarmed' where ${everyone} or inst = ${institution}`);
+      await on.query(sql`update ${schema}.patient set status = 'alarmed' where ${everyone} or inst = ${institution}`);
     }
   }
 }

@@ -1,6 +1,9 @@
 import type { Sql } from '../store/database.ts';
-import { sql } from '../store/sql.ts';
+import { raw, sql } from '../store/sql.ts';
 import type { Overlay, StateReader, Versioned } from './simulation.ts';
+
+/** The schema of the projection. A check derives the rows once more in another (`pg_temp`) and compares. */
+export const PROJECTION = raw('projection');
 
 const AFTER = '\u{10FFFF}';
 

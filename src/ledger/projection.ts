@@ -5,7 +5,7 @@ import { runQuery } from './contract/contract.ts';
 import { Refusal } from './contract/refusals.ts';
 import type { Block, Ledger } from './ledger.ts';
 import { type Alarm, type Denied, denyOwners, loadDenied, raiseAlarm } from './projection-alarms.ts';
-import { writeRows } from './projection-rows.ts';
+import { writeRows, writesOf } from './projection-rows.ts';
 import { HeldValues, projectedState } from './projection-state.ts';
 import { replayBlock } from './replay.ts';
 import { readHost } from './simulation.ts';
@@ -110,7 +110,7 @@ export function createProjection(options: ProjectionOptions): Projection {
         denied = undefined;
       }
       denied ??= await loadDenied(tx);
-      for (const write of await writeRows(tx, block.number, replayed, denied)) {
+      for (const write of await writeRows(tx, writesOf(block.number, replayed), denied)) {
         const alarm: Alarm = { kind: 'entry-conflict', block: block.number, txId: write.txId, stateKeys: [write.key] };
         if (await raiseAlarm(tx, alarm)) alarms.push(alarm);
       }

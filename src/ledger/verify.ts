@@ -8,6 +8,8 @@ import { readTip, type Tip } from './embedded/tip-file.ts';
 import { validate } from './embedded/validation.ts';
 import type { Receipt } from './ledger.ts';
 import { MemoryState } from './memory-state.ts';
+import { writesOf } from './projection-rows.ts';
+import { createShadow, type Difference, type Shadow } from './projection-shadow.ts';
 import { replayBlock } from './replay.ts';
 import { Overlay } from './simulation.ts';
 
@@ -36,7 +38,8 @@ const PAGE = 100;
 /**
  * Runs the whole embedded ledger again and compares: every block's hashes, chain and signatures; its signer against the key that
  * the ledger itself held then; every validation code; every effect (one code path with the projection); the stored outcomes and
- * state, the projection's own copy; the tip file, and any receipts handed in, which find a missing tail. Changes nothing.
+ * state; the projection's key space and every table derived from it, each derived once more by the projection's own code; the tip
+ * file, and any receipts handed in, which find a missing tail. Changes nothing; needs the right to make temporary tables.
  */
 export async function verifyLedger(options: {
   database: Database;
@@ -53,12 +56,12 @@ export async function verifyLedger(options: {
   if (tip === null) report({ kind: 'tip', what: 'the tip file is malformed' });
   if (tip === undefined) report({ kind: 'tip', what: 'the tip file is missing' });
   return options.database.transaction(async (tx) => {
-    const run = new Run(report);
+    const run = new Run(report, await createShadow(tx), await readCheckpoint(tx));
     await run.blocks(tx);
     if (run.whole) {
       await run.compareTransactions(tx);
       await run.compareState(tx);
-      await run.compareProjection(tx);
+      await run.compareProjection();
     }
     run.compareTip(tip ?? undefined);
     run.compareReceipts(options.receipts ?? []);
@@ -74,18 +77,37 @@ export async function verifyLedger(options: {
   }, 'repeatable read');
 }
 
+/** How far the projection has come, and the newest own transaction that it says has come back. */
+export interface Checkpoint {
+  height: number;
+  tip: string;
+  own_seen_at: Date | null;
+}
+export async function readCheckpoint(on: Sql): Promise<Checkpoint> {
+  const [at] = await on.query<Checkpoint>(sql`select height, tip, own_seen_at from projection.checkpoint`);
+  return at ?? { height: 0, tip: '', own_seen_at: null };
+}
+/** A row of the projection, or of what it follows from, as a problem. */
+export function problemOf({ table, key, how }: Difference): Problem {
+  return { kind: table === 'embedded.state' ? 'state' : 'projection', what: `${table} ${key} ${how}` };
+}
+
 class Run {
   readonly state = new MemoryState();
   readonly outcomes = new Map<string, { block: number; n: number; validation: string; result: string }>();
   readonly hashes: string[] = [];
-  /** Every write of every block, for the projection's history: `key\0block\0n` -> value. */
-  readonly #history = new Map<string, string | null>();
   ledger: string | undefined;
   /** False once a block could not be run: then what follows from it cannot be compared. */
   whole = true;
   readonly #report: (problem: Problem) => void;
-  constructor(report: (problem: Problem) => void) {
+  readonly #shadow: Shadow;
+  readonly #checkpoint: Checkpoint;
+  /** Newest time of a transaction below the checkpoint: on one node every one is the own. */
+  #seen = '';
+  constructor(report: (problem: Problem) => void, shadow: Shadow, checkpoint: Checkpoint) {
     this.#report = report;
+    this.#shadow = shadow;
+    this.#checkpoint = checkpoint;
   }
 
   async blocks(on: Sql): Promise<void> {
@@ -137,8 +159,10 @@ class Run {
     }
     const caller = block.transactions[0]?.caller.institution ?? '';
     await this.#checkSigner(block.number, signer, caller, again.overlay);
-    for (const { n, writes } of again.replayed)
-      for (const [key, value] of writes) this.#history.set(`${key}\0${block.number}\0${n}`, value);
+    if (block.number < this.#checkpoint.height) {
+      await this.#shadow.apply(writesOf(block.number, again.replayed));
+      for (const { time } of block.transactions) if (time > this.#seen) this.#seen = time;
+    }
     // The stored state follows what the block says, which is reported above where it is not what the contract says.
     this.state.apply(overlay);
   }
@@ -184,28 +208,16 @@ class Run {
     }
   }
 
-  /** The projection's copy of the key space, as far as it has come. */
-  async compareProjection(on: Sql): Promise<void> {
-    const [at] = await on.query<{ height: number; tip: string }>(sql`select height, tip from projection.checkpoint`);
-    if (at === undefined || at.height === 0) return;
-    if (this.hashes[at.height - 1] !== at.tip) {
-      this.#report({ kind: 'projection', block: at.height - 1, what: 'the projection is ahead of the ledger, or beside it' });
+  /** The projection, as far as it has come. */
+  async compareProjection(): Promise<void> {
+    const { height, tip, own_seen_at: seen } = this.#checkpoint;
+    if (height > 0 && this.hashes[height - 1] !== tip) {
+      this.#report({ kind: 'projection', block: height - 1, what: 'the projection is ahead of the ledger, or beside it' });
       return;
     }
-    const rows = await on.query<{ key: string; block: number; tx: number; value: string | null }>(
-      sql`select key, block, tx, value from projection.state`,
-    );
-    const stored = new Set<string>();
-    for (const { key, block, tx, value } of rows) {
-      const name = `${key}\0${block}\0${tx}`;
-      stored.add(name);
-      if (this.#history.get(name) !== value) this.#report({ kind: 'projection', block, what: `${key} is not what the blocks wrote` });
-    }
-    for (const name of this.#history.keys()) {
-      const [key = '', block] = name.split('\0');
-      if (Number(block) < at.height && !stored.has(name))
-        this.#report({ kind: 'projection', block: Number(block), what: `${key} is missing` });
-    }
+    for (const difference of await this.#shadow.compareProjection()) this.#report(problemOf(difference));
+    if (seen !== null && seen.toISOString() > this.#seen)
+      this.#report({ kind: 'projection', what: 'projection.checkpoint claims an own transaction that no block holds' });
   }
 
   /** Every block whose receipt was handed out is there: the database may be ahead of the file, never behind or beside it. */

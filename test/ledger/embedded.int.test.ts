@@ -15,6 +15,7 @@ import { foundLedger } from '../../src/ledger/embedded/first-start.ts';
 import { readTip } from '../../src/ledger/embedded/tip-file.ts';
 import type { Block, Ledger } from '../../src/ledger/ledger.ts';
 import { createProjection, type Projection } from '../../src/ledger/projection.ts';
+import { checkProjection } from '../../src/ledger/self-check.ts';
 import { verifyLedger } from '../../src/ledger/verify.ts';
 import type { Database } from '../../src/store/database.ts';
 import { raw, sql } from '../../src/store/sql.ts';
@@ -468,6 +469,158 @@ describe('ledger verify', () => {
       }
     }
     assert.deepEqual((await verify()).problems, []);
+  });
+
+  test('finds whatever is forged in the tables derived for the readable scope; so does the check of the running server', async () => {
+    const one = await furnished();
+    const projection = one.projection();
+    await projection.start();
+    await grantTo(one, 'role:clinician', 1);
+    await one.record('doc-1', 'doc-2');
+    await send(one.ledger, 'withdrawDocument', [build.withdrawDocumentArgument({ ...one.say.of('pat-1'), document: 'doc-2' })]);
+    const emergency = build.emergencyPayload({
+      ...one.say.base(),
+      institution: HOME,
+      patient: 'pat-1',
+      member: `member:${HOME}:mem-1`,
+      id: 'emg-1',
+      from: new Date().toISOString(),
+      until: new Date(Date.now() + 3_600_000).toISOString(),
+    });
+    await send(one.ledger, 'recordEmergencyAccess', [keys.home.jws(TYP.recordEmergencyAccess, emergency)]);
+    await send(one.ledger, 'anchorAudit', [build.anchorAuditArgument({ number: 1, root: hex64('1') })]);
+    assert.ok(await projection.waitFor((await one.ledger.height()) - 1, 5000));
+    await projection.close();
+    const { database } = one.db;
+    const alarms: string[] = [];
+    const found = async () => ({
+      verify: (await verifyLedger({ database, tipFile: one.tipFile })).problems,
+      check: await checkProjection({ database, tipFile: one.tipFile, onAlarm: ({ kind }) => alarms.push(kind) }),
+    });
+    assert.deepEqual(await found(), { verify: [], check: [] });
+    const before = await dump(database);
+    const name = `${HOME}/pat-1/patient/role:clinician/laboratory`;
+    const rows: [string, string, string, RegExp][] = [
+      ['institution', `update projection.institution set status = 'alarmed'`, HOME, /is not what the blocks wrote/],
+      ['member', `update projection.member set valid_until = valid_until + interval '1 year'`, `${HOME}/mem-1`, /is not what/],
+      [
+        'member',
+        `insert into projection.member select inst, 'mem-9', 'registrar', null, null, 'active', valid_until, block from projection.member`,
+        `${HOME}/mem-9`,
+        /by no block/,
+      ],
+      ['patient', `delete from projection.patient`, `${HOME}/pat-1`, /is missing/],
+      [
+        'category_key',
+        `update projection.category_key set public_jwk = '{}' where category = 'laboratory'`,
+        `${HOME}/pat-1/laboratory/1`,
+        /is not what/,
+      ],
+      [
+        'permission',
+        `insert into projection.permission select inst, pat, grantor, 'member:${HOME}:mem-1', category, 1, 'active', null, null, recorded_at, tx_id, block from projection.permission`,
+        `${HOME}/pat-1/patient/member:${HOME}:mem-1/laboratory`,
+        /by no block/,
+      ],
+      ['permission', `update projection.permission set parent_grantor = 'patient'`, name, /is not what/],
+      ['clause', `update projection.clause set rights = '{read,upload}'`, `${name}/0`, /is not what/],
+      ['clause', `update projection.clause set purposes = '{TREAT}'`, `${name}/0`, /is not what/],
+      [
+        'clause',
+        `insert into projection.clause select inst, pat, grantor, grantee, category, 1, effect, rights, purposes, null, null, null, null, 'con-9', false from projection.clause`,
+        `${name}/1`,
+        /by no block/,
+      ],
+      [
+        'entry',
+        `update projection.entry set commitment = ciphertext_hash where doc = 'doc-1'`,
+        `${HOME}/pat-1/${HOME}/doc-1/1/0/`,
+        /is not what/,
+      ],
+      ['document', `update projection.document set withdrawn = false`, `${HOME}/doc-2`, /is not what/],
+      ['document', `update projection.document set pat = 'pat-2' where doc = 'doc-1'`, `${HOME}/doc-1`, /is not what/],
+      ['emergency', `update projection.emergency set until_time = 'infinity'`, `${HOME}/pat-1/emg-1`, /is not what/],
+      ['anchor', `update projection.anchor set time = time + interval '1 hour'`, HOME, /is not what/],
+      [
+        'state',
+        `insert into projection.state values ('wd/${HOME}/pat-1/${HOME}/doc-1', 1, 0, '{}')`,
+        `wd/${HOME}/pat-1/${HOME}/doc-1/1/0`,
+        /by no block/,
+      ],
+      ['checkpoint', `update projection.checkpoint set own_seen_at = now() + interval '1 year'`, '', /no block holds/],
+    ];
+    for (const [table, statement, key, how] of rows) {
+      const kept = await database.query<{ text: string }>(raw(`select t::text as text from projection.${table} t`));
+      const clauses = await database.query<{ text: string }>(raw(`select t::text as text from projection.clause t`));
+      await database.query(raw(statement));
+      const { verify, check } = await found();
+      for (const problems of [verify, check]) {
+        assert.ok(
+          problems.some(({ kind, what }) => kind === 'projection' && what.startsWith(`projection.${table} ${key}`) && how.test(what)),
+          `${statement}: ${JSON.stringify(problems)}`,
+        );
+        // Names of rows, never what stands in them.
+        assert.doesNotMatch(JSON.stringify(problems), /con-9|registrar|upload/);
+      }
+      await database.query(raw(`truncate projection.${table} cascade`));
+      for (const [of, texts] of table === 'clause'
+        ? [['clause', clauses] as const]
+        : [[table, kept] as const, ['clause', clauses] as const]) {
+        if (of === 'clause' && table !== 'permission' && table !== 'clause') continue;
+        for (const { text } of texts)
+          await database.query(sql`insert into projection.${raw(of)} select (${text}::projection.${raw(of)}).*`);
+      }
+    }
+    assert.deepEqual(await dump(database), before);
+    assert.deepEqual(await found(), { verify: [], check: [] });
+    // One alarm for the same names (two of the above alter one clause); the same again is no new one, until somebody has cleared it.
+    const [{ count } = { count: 0 }] = await database.query<{ count: number }>(
+      sql`select count(*) as count from ledger_alarm where kind = 'projection' and cleared_at is null`,
+    );
+    assert.equal(count, rows.length - 1);
+    assert.deepEqual(new Set(alarms), new Set(['projection']));
+    await database.query(sql`update projection.document set withdrawn = false`);
+    const known = alarms.length;
+    await found();
+    assert.equal(alarms.length, known);
+    await database.query(sql`update ledger_alarm set cleared_at = now()`);
+    await found();
+    assert.equal(alarms.length, known + 1);
+  });
+
+  test('the check of the running server binds what it compares with to the tip file', async () => {
+    const one = await furnished();
+    const projection = one.projection();
+    await projection.start();
+    await grantTo(one, 'role:clinician', 1);
+    await one.record('doc-1');
+    assert.ok(await projection.waitFor((await one.ledger.height()) - 1, 5000));
+    await projection.close();
+    const { database } = one.db;
+    const check = () => checkProjection({ database, tipFile: one.tipFile });
+    assert.deepEqual(await check(), []);
+    // Both copies alike: only the blocks know better.
+    for (const table of ['embedded', 'projection'])
+      await database.query(sql`update ${raw(table)}.state set value = replace(value, '"clinician"', '"registrar"') where key like 'mem/%'`);
+    await database.query(sql`update projection.member set role = 'registrar'`);
+    assert.deepEqual(
+      (await check()).map(({ kind, what }) => [kind, what.split(' ')[0]]),
+      [
+        ['projection', 'projection.state'],
+        ['projection', 'projection.member'],
+        ['state', 'embedded.state'],
+      ],
+    );
+    // And the newest block with its hash, rewritten whole.
+    const [row] = await database.query<{ header: string; body: string }>(
+      sql`select header, body from embedded.block order by number desc limit 1`,
+    );
+    const body = (row?.body ?? '').replace('doc-1', 'doc-9');
+    const header = (row?.header ?? '').replace(hex64(row?.body ?? ''), hex64(body));
+    await database.query(
+      sql`update embedded.block set body = ${body}, header = ${header}, hash = ${hex64(header)} where number = (select max(number) from embedded.block)`,
+    );
+    assert.match((await check())[0]?.what ?? '', /is not the one handed out/);
   });
 
   test('finds a missing tail by tip file and receipt; start refuses it too', async () => {
