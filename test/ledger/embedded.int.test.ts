@@ -1,17 +1,19 @@
 import assert from 'node:assert/strict';
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { appendFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { appendFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
-import { codeOf } from '../../src/errors.ts';
+import { type CodedError, codeOf } from '../../src/errors.ts';
 import { canonicalize } from '../../src/ledger/contract/jcs.ts';
 import * as build from '../../src/ledger/contract/payloads.ts';
 import { TYP } from '../../src/ledger/contract/shapes.ts';
 import { createEmbeddedLedger, type EmbeddedLedgerOptions } from '../../src/ledger/embedded/embedded-ledger.ts';
+import { decodeEnvelope, encodeEnvelope } from '../../src/ledger/embedded/envelope.ts';
 import type { Fault } from '../../src/ledger/embedded/faults.ts';
 import { foundLedger } from '../../src/ledger/embedded/first-start.ts';
+import { encodeBlock } from '../../src/ledger/embedded/stored-block.ts';
 import { readTip } from '../../src/ledger/embedded/tip-file.ts';
 import type { Block, Ledger } from '../../src/ledger/ledger.ts';
 import { createProjection, type Projection } from '../../src/ledger/projection.ts';
@@ -19,6 +21,7 @@ import { checkProjection } from '../../src/ledger/self-check.ts';
 import { verifyLedger } from '../../src/ledger/verify.ts';
 import type { Database } from '../../src/store/database.ts';
 import { raw, sql } from '../../src/store/sql.ts';
+import { until } from '../queue/conformance.ts';
 import { type TestDatabase, withTestDatabase } from '../store/test-database.ts';
 import { ledgerConformance, send } from './conformance.ts';
 import { cast, HOME, hex64, statements } from './world.ts';
@@ -146,17 +149,78 @@ describe('embedded ledger', () => {
     assert.equal((await readTip(one.tipFile))?.height, 3);
     assert.ok(await third.status(last.txId));
     assert.equal((await readTip(one.tipFile))?.height, 4);
-    await assert.rejects(
-      createEmbeddedLedger({
-        database: one.db.database,
-        tipFile: join(folder, 'other-tip'),
-        institution: HOME,
-        msp: 'm',
-        publicKey: keys.home.jwk,
-        sign: keys.home.sign,
-      }),
-      /LEDGER_CORRUPT/,
-    );
+  });
+
+  test('a ledger without its tip file does not start, says what to do, and writes nothing; the restored copy counts', async () => {
+    const one = await furnished();
+    await one.ledger.close();
+    const kept = await readFile(one.tipFile, 'utf8');
+    const away = join(folder, 'away');
+    await mkdir(away);
+    for (const tipFile of [join(away, 'tip'), join(away, 'not-there', 'tip')]) {
+      await assert.rejects(
+        one.open({ tipFile }),
+        (error: unknown) => codeOf(error) === 'LEDGER_CORRUPT' && /backup/.test(String((error as CodedError).detail.diagnostics)),
+      );
+    }
+    assert.deepEqual(await readdir(away), []);
+    await rm(one.tipFile);
+    await assert.rejects(one.open(), /LEDGER_CORRUPT/);
+    await assert.rejects(readFile(one.tipFile), /ENOENT/);
+    // Of another ledger: refused as well, and left as it is.
+    const other = join(away, 'tip');
+    await writeFile(other, '{"format":"oncobridge-tip/1","ledger":"ledger-other"}\n');
+    await assert.rejects(one.open({ tipFile: other }), /LEDGER_CORRUPT/);
+    assert.equal(await readFile(other, 'utf8'), '{"format":"oncobridge-tip/1","ledger":"ledger-other"}\n');
+    await writeFile(one.tipFile, kept);
+    const again = await one.open();
+    await send(again, 'enrollPatient', one.say.enroll('pat-2'));
+    assert.ok((await readFile(one.tipFile, 'utf8')).startsWith(kept));
+    assert.deepEqual((await verifyLedger({ database: one.db.database, tipFile: one.tipFile })).problems, []);
+  });
+
+  test('a block that somebody else signed and appended is not followed', async () => {
+    const one = await furnished();
+    const errors: string[] = [];
+    const projection = createProjection({
+      database: one.db.database,
+      ledger: one.ledger,
+      institution: HOME,
+      onError: (error) => errors.push(codeOf(error) ?? ''),
+    });
+    closing.push(projection);
+    await projection.start();
+    const height = await one.ledger.height();
+    // What whoever writes to the database can do without the key: the chain is right, the signature is their own.
+    const stranger = { signer: keys.away.jwk, sign: keys.away.sign };
+    const simulated = { result: '{}', reads: new Map(), ranges: [], writes: new Map() };
+    const { ledgerId, tip } = await one.ledger.info();
+    const time = new Date().toISOString();
+    const proposal = {
+      name: 'registerMember',
+      args: one.say.member('mem-9', { role: 'registrar' }),
+      caller: { msp: `${HOME}-msp`, institution: HOME },
+      time,
+      ledger: ledgerId,
+      nonce: hex64('n').slice(0, 32),
+    };
+    const envelope = await encodeEnvelope(proposal, simulated, stranger.sign);
+    const facts = { ledger: ledgerId, number: height, previous: tip, time, signer: stranger.signer };
+    const row = await encodeBlock(facts, [{ envelope, validation: 'VALID' }], stranger.sign);
+    await one.db.database.query(sql`insert into embedded.block (number, previous_hash, hash, header, signature, body)
+      values (${row.number}, ${row.previous_hash}, ${row.hash}, ${row.header}, ${row.signature}, ${row.body})`);
+    // Nor built upon: a block of ours on top of it would vouch for it.
+    await assert.rejects(send(one.ledger, 'enrollPatient', one.say.enroll('pat-2')), /LEDGER_UNKNOWN/);
+    assert.equal((await one.open()).kind, 'embedded');
+    assert.equal((await readTip(one.tipFile))?.height, height);
+    const reading = one.ledger.blocks(height)[Symbol.asyncIterator]();
+    await assert.rejects(reading.next(), /LEDGER_CORRUPT/);
+    assert.ok(!(await projection.waitFor(height, 300)));
+    assert.deepEqual(await one.db.database.query(sql`select mem from projection.member where mem = 'mem-9'`), []);
+    await until('the alarm', async () => (await one.db.database.query(sql`select 1 from ledger_alarm where kind = 'chain'`)).length > 0);
+    assert.deepEqual(new Set(errors), new Set(['LEDGER_CORRUPT']));
+    await projection.close();
+    assert.equal((await checkProjection({ database: one.db.database, tipFile: one.tipFile })).length, 1);
   });
 
   test('two processes submit at once: every block follows the one before, every receipt stands', async () => {
@@ -648,8 +712,6 @@ describe('ledger verify', () => {
   test('a chain signed anew by another key is found, however whole it looks', async () => {
     const one = await furnished();
     const { database } = one.db;
-    const { encodeBlock } = await import('../../src/ledger/embedded/stored-block.ts');
-    const { encodeEnvelope, decodeEnvelope } = await import('../../src/ledger/embedded/envelope.ts');
     const [row] = await database.query<{ number: number; previous_hash: string; body: string; header: string }>(
       sql`select * from embedded.block order by number desc limit 1`,
     );

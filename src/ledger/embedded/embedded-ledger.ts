@@ -21,6 +21,7 @@ import {
 } from './block-store.ts';
 import { decodeEnvelope, type Envelope, encodeEnvelope, isSigned } from './envelope.ts';
 import { type FaultHook, raise } from './faults.ts';
+import { createOwnTail } from './own-tail.ts';
 import { decodeBlock, encodeBlock, GENESIS } from './stored-block.ts';
 import { appendTip, openTip, readTip } from './tip-file.ts';
 import { type Validation, validate } from './validation.ts';
@@ -60,7 +61,7 @@ interface Waiting {
 /**
  * The ledger port on one node: the contract over PostgreSQL in signed, hash-chained blocks. It has no consensus and `info`
  * says so. Any number of processes may submit to one database; kill them anywhere and start again.
- * Throws LEDGER_CORRUPT where the database lacks what the tip file says was handed out.
+ * Throws LEDGER_CORRUPT where the database lacks what the tip file says was handed out, or has blocks and the file is missing.
  */
 export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Promise<Ledger> {
   const { database, institution, msp } = options;
@@ -70,9 +71,18 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
   const maxBlock = options.maxBlockTransactions ?? 200;
   const signer: EcJwk = ecJwk(options.publicKey);
 
-  const tip = await openTip(options.tipFile).catch((cause: unknown) => {
+  // Blocks first: the file is made before the first block, so that a first start of two processes is no loss.
+  const blocksThere = (await newestBlock(database)) !== undefined;
+  const unreadable = (cause: unknown): never => {
     throw new CodedError('LEDGER_CORRUPT', { diagnostics: 'The tip file cannot be read.', cause });
-  });
+  };
+  if (blocksThere && (await readTip(options.tipFile).catch(unreadable)) === undefined) {
+    throw new CodedError('LEDGER_CORRUPT', {
+      diagnostics:
+        'The tip file is missing, and the ledger has blocks: without it nobody can tell whether its tail was cut. Put the newest copy back from the backup. Nothing was written.',
+    });
+  }
+  const tip = await openTip(options.tipFile).catch(unreadable);
   if (tip.height > 0 && (await blockHash(database, tip.height - 1)) !== tip.hash) {
     throw new CodedError('LEDGER_CORRUPT', { diagnostics: `Block ${tip.height - 1} of the tip file is missing or another one.` });
   }
@@ -83,6 +93,7 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
       throw new CodedError('LEDGER_CORRUPT', { diagnostics: 'The tip file is of another ledger than the database.' });
   }
 
+  const tail = createOwnTail(tip, signer);
   const waiting: Waiting[] = [];
   /** Blocks that the tip file names, as far as this process knows. */
   let told = tip.height;
@@ -120,6 +131,7 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
       const committed = await database.transaction((tx) => commit(tx, batch));
       if (committed.block === undefined) await coverTip(guard, Math.max(...Array.from(committed.outcomes.values(), (one) => one.block)));
       else {
+        tail.committed(committed.block);
         await appendTip(options.tipFile, committed.block.number + 1, committed.block.hash);
         told = committed.block.number + 1;
       }
@@ -144,7 +156,7 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
     if (block < told) return;
     told = (await readTip(options.tipFile))?.height ?? 0;
     if (block < told) return;
-    const newest = await newestBlock(guard);
+    const newest = await tail.newest(guard);
     if (newest === undefined) return;
     await appendTip(options.tipFile, newest.number + 1, newest.hash);
     told = newest.number + 1;
@@ -161,7 +173,7 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
     // Bytes that have an outcome already are answered from it, as the gateway's status look-up does.
     const fresh = batch.filter((one) => !known.has(one.envelope.txId));
     if (fresh.length === 0) return { block: undefined, outcomes: known };
-    const newest = await newestBlock(tx);
+    const newest = await tail.newest(tx);
     const number = (newest?.number ?? -1) + 1;
     const overlay = new Overlay(await prefetched(tx, [...new Set(fresh.flatMap((one) => [...one.envelope.reads.keys()]))]));
     const transactions: { envelope: Envelope; validation: Validation; txId: string; n: number; result: string }[] = [];
@@ -223,8 +235,8 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
           throw new CodedError('LEDGER_CORRUPT', { diagnostics: `Block ${row.number}.`, cause });
         });
         const chained = row.number === next && (previous === undefined || row.previous_hash === previous);
-        if (!chained || decoded.ledger !== tip.ledger)
-          throw new CodedError('LEDGER_CORRUPT', { diagnostics: `Block ${next} does not follow.` });
+        if (!chained || !tail.isOwn(decoded))
+          throw new CodedError('LEDGER_CORRUPT', { diagnostics: `Block ${next} does not follow, or is not ours.` });
         previous = row.hash;
         next = row.number + 1;
         yield decoded.block;
