@@ -1,8 +1,9 @@
-import type { CodeableConcept, Coding, Consent, ConsentProvision, ConsentProvisionActor, Period } from 'fhir/r4.js';
+import type { CodeableConcept, Coding, Consent, ConsentProvision, ConsentProvisionActor, Narrative, Period } from 'fhir/r4.js';
 import { CodedError } from '../errors.ts';
 import { clause as openClause } from '../ledger/contract/payloads.ts';
 import { type Clause, RIGHTS, type Right, ROLES } from '../ledger/contract/shapes.ts';
 import { periodRange } from '../records/fhir-time.ts';
+import { isPlainNarrative } from './narrative.ts';
 
 /**
  * FHIR R4 Consent <-> permissions (fhir-facade.md 2.5, "our own form"; docs/consent.md). What permissions cannot say is refused
@@ -51,6 +52,7 @@ const CONSENT_MEMBERS = new Set([
   'policyRule',
   'provision',
 ]);
+const META_MEMBERS = new Set(['id', 'extension', 'versionId', 'lastUpdated', 'source', 'profile', 'security', 'tag']);
 const ROOT_MEMBERS = new Set(['id', 'type', 'provision']);
 const PROVISION_MEMBERS = new Set(['id', 'type', 'actor', 'action', 'class', 'purpose', 'period', 'dataPeriod', 'provision']);
 
@@ -75,6 +77,8 @@ export function permissionsOf(resource: Consent, context: MappingContext): Conse
 
 function readConsent(resource: Consent, context: MappingContext): ConsentPermission[] {
   only(resource, CONSENT_MEMBERS, 'Consent');
+  if (resource.meta !== undefined) only(resource.meta, META_MEMBERS, 'Consent.meta');
+  if (resource.text !== undefined) readNarrative(resource.text);
   if (!codings(resource.scope).some(({ system, code }) => system === SCOPE_SYSTEM && code === 'patient-privacy')) {
     throw refuse('Consent.scope', 'Only the scope patient-privacy is enforced.');
   }
@@ -303,6 +307,12 @@ function referenceOf(grantee: string, institution: string): ConsentProvisionActo
 function periodOf(start: string | null, end: string | null): Period {
   if (start === null && end === null) throw refuse('Consent.provision.period', 'A clause on the ledger has no period.');
   return { ...(start === null ? {} : { start }), ...(end === null ? {} : { end }) };
+}
+
+function readNarrative(text: Narrative): void {
+  only(text, new Set(['id', 'extension', 'status', 'div']), 'Consent.text');
+  if (typeof text.div !== 'string' || !isPlainNarrative(text.div))
+    throw refuse('Consent.text.div', 'The narrative must be plain formatted text.');
 }
 
 function codings(concept: CodeableConcept | undefined): Coding[] {

@@ -58,5 +58,37 @@ function parseConsent(text: string): Consent {
   if (typeof value !== 'object' || value === null || !('resourceType' in value) || value.resourceType !== 'Consent') {
     throw new CodedError('BAD_REQUEST', { diagnostics: 'The body is no Consent.', expression: ['resourceType'] });
   }
+  requirePlain(value);
   return value as Consent;
+}
+
+/** A Consent is a dozen levels deep. */
+const MAX_DEPTH = 64;
+
+/**
+ * What JSON can say and FHIR cannot: nesting that no reader survives, text that is no Unicode or holds a NUL, and a member that other
+ * programs take for an object's prototype. Walked without recursion.
+ */
+function requirePlain(value: unknown): void {
+  const refuse = (why: string): CodedError => new CodedError('BAD_REQUEST', { diagnostics: why });
+  const requireText = (text: string): void => {
+    if (!text.isWellFormed() || text.includes('\0')) throw refuse('A text holds what is no character.');
+  };
+  let level: unknown[] = [value];
+  for (let depth = 0; level.length > 0; depth++) {
+    if (depth > MAX_DEPTH) throw refuse('The resource is nested too deeply.');
+    const below: unknown[] = [];
+    for (const one of level) {
+      if (typeof one === 'string') requireText(one);
+      else if (Array.isArray(one)) for (const item of one as unknown[]) below.push(item);
+      else if (typeof one === 'object' && one !== null) {
+        for (const [name, member] of Object.entries(one)) {
+          requireText(name);
+          if (name === '__proto__') throw refuse('A member has a name that is none of FHIR.');
+          below.push(member);
+        }
+      }
+    }
+    level = below;
+  }
 }

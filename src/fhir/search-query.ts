@@ -62,6 +62,8 @@ export const ID = special('_id', 'token', ['id']);
 export const LAST_UPDATED = special('_lastUpdated', 'date', ['meta', 'lastUpdated']);
 
 const PREFIX = /^(eq|ne|gt|lt|ge|le|sa|eb|ap)(?=[-\d.])/;
+/** Two of them contradict each other, and which one counts is nowhere said. */
+const ONCE = new Set(['_count', '_sort', '_total', '_summary', '_elements']);
 const MAX_CLAUSES = 40;
 const MAX_VALUES = 100;
 
@@ -90,7 +92,12 @@ export function parseSearch(
   let total = true;
   let summary: SearchQuery['summary'];
   let elements: string[] | undefined;
+  const seen = new Set<string>();
   for (const [key, value] of pairs) {
+    // No stored text holds a NUL, and the database takes none.
+    if (value.includes('\0')) throw new CodedError('PARAMETER_INVALID', { expression: [expressionName(key)] });
+    if (ONCE.has(key) && seen.has(key)) throw new CodedError('PARAMETER_INVALID', { diagnostics: 'Said twice.', expression: [key] });
+    seen.add(key);
     const colon = key.indexOf(':');
     const name = colon < 0 ? key : key.slice(0, colon);
     const modifier = colon < 0 ? undefined : key.slice(colon + 1);

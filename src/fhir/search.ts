@@ -52,7 +52,8 @@ export function createSearcher(parts: FacadeParts, settings: FacadeSettings): Se
     lenient: boolean,
   ): Promise<Found<Answer>> {
     const token = pairs.find(([name]) => name === '_cursor')?.[1];
-    if (token !== undefined && pairs.some(([name]) => !['_cursor', '_format', '_pretty'].includes(name))) {
+    const pagesNamed = pairs.filter(([name]) => name === '_cursor').length;
+    if (token !== undefined && (pagesNamed > 1 || pairs.some(([name]) => !['_cursor', '_format', '_pretty'].includes(name)))) {
       throw new CodedError('PARAMETER_INVALID', { diagnostics: 'A page is fetched by its link as it stands.', expression: ['_cursor'] });
     }
     const cursor = token === undefined ? undefined : cursors.open(caller, type, token);

@@ -35,7 +35,10 @@ export function timeRange(text: string): TimeRange | undefined {
     const width = second === undefined ? 60_000 : fraction === undefined ? 1000 : fraction.length < 3 ? 10 ** (3 - fraction.length) : 1;
     end.setTime(start.getTime() + width);
   }
-  return { start: start.toISOString(), end: new Date(end.getTime() - 1).toISOString() };
+  end.setTime(end.getTime() - 1);
+  // Years of four digits from 0001 on, in UTC as well: neither text order nor PostgreSQL knows the others.
+  if (start.getUTCFullYear() < 1 || end.getUTCFullYear() > 9999) return undefined;
+  return { start: start.toISOString(), end: end.toISOString() };
 }
 
 /** The range of a Period's bounds; an absent bound is open. */

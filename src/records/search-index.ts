@@ -73,7 +73,12 @@ export function extractIndex(resource: JsonObject): ResourceIndex {
   }
   const references = localReferences(resource);
   for (const reference of references) elements.add(`>${reference}`);
-  return { elements: [...elements], dates, blind, strings: [...strings], references, clinical: clinicalTime(type, resource) };
+  return { elements: storable(elements), dates, blind, strings: storable(strings), references, clinical: clinicalTime(type, resource) };
+}
+
+/** A text with a NUL, which FHIR forbids and PostgreSQL does not take, is in no index. */
+function storable(texts: ReadonlySet<string>): string[] {
+  return [...texts].filter((text) => !text.includes('\0'));
 }
 
 /** The elements that a parameter looks at, as they stand in the resource. */
