@@ -4,6 +4,7 @@ import { pino } from 'pino';
 import type { Settings } from '../cli/settings.ts';
 import { parseDurationMs } from '../config/schema.ts';
 import { CodedError, codeOf } from '../errors.ts';
+import { safeError } from '../http/app.ts';
 import { newId } from '../ids.ts';
 import { createEmbeddedLedger } from '../ledger/embedded/embedded-ledger.ts';
 import { foundLedger } from '../ledger/embedded/first-start.ts';
@@ -48,7 +49,15 @@ import { openSource } from './sources.ts';
 export async function createCore({ settings, logLevel }: { settings: Settings; logLevel: string }) {
   const { data, config } = settings;
   const { server } = config;
-  const log = pino({ level: logLevel, base: { service: 'oncobridge' } }, pino.destination({ dest: 2, sync: false }));
+  const log = pino(
+    {
+      level: logLevel,
+      base: { service: 'oncobridge' },
+      // An error's own message may quote what it choked on (JSON, a row that PostgreSQL refuses): class and place are logged.
+      serializers: { err: (error: unknown) => (typeof error === 'string' ? error : safeError(error)) },
+    },
+    pino.destination({ dest: 2, sync: false }),
+  );
   const closers: (() => Promise<unknown>)[] = [];
   let metrics: Metrics | undefined;
   const stopping = new AbortController();
@@ -171,7 +180,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
     closers.push(() => renderer.close());
     const keys = createSourceKeys(rows);
     const statements = createLedgerStatements({ custodian, ledgerId });
-    const matching = createPatientMatching({ database, rows, keys, custodian, outbox, statements, config: filingConfig });
+    const matching = createPatientMatching({ database, rows, custodian, outbox, statements, config: filingConfig });
     const intake = createIntake({ database, rows, keys, matching, config: filingConfig });
     const resealing = createResealing({ database, blobs, sealer, custodian, rows, outbox, statements, log });
     const withdrawal = createWithdrawal({ database, custodian, resealing, outbox, statements, log });
