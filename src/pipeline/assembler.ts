@@ -12,6 +12,8 @@ import type { createWithdrawal } from './withdrawal.ts';
 
 /** Drafts filed together: one commit for many, but the first ones go at once, so that a pull shows its first document soon. */
 const BATCH = 24;
+/** Rounds more for what became due while it was worked off; after them the next pull goes on. */
+const AGAIN = 3;
 
 /**
  * The loop that turns pending records into filed documents. One runs at a time in the process that holds the custodian;
@@ -34,6 +36,8 @@ export function createAssembler(parts: {
   let wanted = false;
   /** Number of the newest record that a whole round has looked at; 0: nothing is known. */
   let lookedAt = 0;
+  /** Something that was looked at is due once more. */
+  let again = false;
 
   /** Starts a round soon; many calls make one round. */
   function wake(): void {
@@ -62,7 +66,9 @@ export function createAssembler(parts: {
     if ((await replay.due()) > 0) lookedAt = 0;
     const from = lookedAt;
     lookedAt = 0;
-    const filed = await workOff(from);
+    let filed = await workOff(from);
+    // What another subject gave up waits again, and a subject that moved on while its document was made is due again.
+    for (let rounds = 0; again && !closed && rounds < AGAIN; rounds++) filed += await workOff(0);
     while (!closed && (await withdrawal.resealWithdrawn()) > 0);
     while (!closed && (await resealing.resealStale()) > 0);
     return filed;
@@ -70,6 +76,7 @@ export function createAssembler(parts: {
 
   /** `from`: up to here the records of streams that are still being read were looked at, and wait for what has come since. */
   async function workOff(from: number): Promise<number> {
+    again = false;
     let filed = 0;
     let handed = 0;
     let cursor = 0;
@@ -93,7 +100,8 @@ export function createAssembler(parts: {
           if (seen.has(record.rec)) continue;
           seen.add(record.rec);
           try {
-            const { drafts: found, touched } = await assembly.assemble(record, record.final);
+            const { drafts: found, touched, released } = await assembly.assemble(record, record.final);
+            again ||= released;
             // Everything of the component was looked at; what still waits is looked at again when more has come.
             for (const rec of touched) seen.add(rec);
             drafts.push(...found);
@@ -131,9 +139,11 @@ export function createAssembler(parts: {
         for (const draft of drafts) filed += await file([draft]);
         return filed;
       }
-      // Its subject moved on meanwhile: it is still pending, and due in the next round.
-      if (codeOf(error) === 'CONFLICT') log.info({ subject: only?.subject.sub }, 'a subject moved on while its document was made');
-      else if (only !== undefined) await quarantine(pendingOf(only), error);
+      // Its subject moved on meanwhile: it is still pending.
+      if (codeOf(error) === 'CONFLICT') {
+        again = true;
+        log.info({ subject: only?.subject.sub }, 'a subject moved on while its document was made');
+      } else if (only !== undefined) await quarantine(pendingOf(only), error);
     }
     if (filed > 0) onFiled(filed);
     return filed;

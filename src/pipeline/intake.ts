@@ -1,5 +1,4 @@
 import type { Page, RawRecord } from '../adapters/source.ts';
-import { CodedError } from '../errors.ts';
 import { newId } from '../ids.ts';
 import type { Classifier } from '../records/classify.ts';
 import { clinicalContent } from '../records/content-hash.ts';
@@ -10,12 +9,21 @@ import { type JsonObject, parseResource, stringifyLossless } from '../records/lo
 import type { Database, Sql } from '../store/database.ts';
 import { resourceIds } from '../store/documents.ts';
 import { sourcePatients } from '../store/patients.ts';
-import { currentOf, type HeldRow, insertRecords, knownVersions, type NewRecord, previousVersions, redecideHeld } from '../store/records.ts';
+import {
+  currentOf,
+  type HeldRow,
+  insertRecords,
+  type NewRecord,
+  previousVersions,
+  redecideHeld,
+  storedVersions,
+} from '../store/records.ts';
 import { type ResourceText, writeDirectory } from '../store/resources.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import { type Decided, decide, orderOf, type Seen } from './decision.ts';
 import type { FilingConfig } from './parts.ts';
-import type { createPatientMatching, MatchedPatient } from './patient-matching.ts';
+import { isPassing } from './passing.ts';
+import type { createPatientMatching } from './patient-matching.ts';
 import { digestRecord, digestStatement } from './raw-record.ts';
 import { openRecord, type SealedFor, sealedForText, sealRecord, sealVersionName } from './record-seal.ts';
 import type { SourceKeys } from './source-keys.ts';
@@ -63,28 +71,18 @@ export function createIntake(parts: {
     also: (tx: Sql) => Promise<void>,
   ): Promise<IntakeCounts> {
     const counts: IntakeCounts = { known: 0, stored: 0, outcomes: {} };
-    const seen = await see(source, records);
-    const known = await knownVersions(
-      database,
-      seen.map((s) => s.versionKey),
-    );
-    const fresh = dedupe(seen.filter((s) => !known.has(s.versionKey)));
-    counts.known = seen.length - fresh.length;
-
-    const current = fresh.length === 0 ? new Map<string, never>() : await currentOf(database, [...new Set(fresh.map((s) => s.key))]);
+    const { fresh, current } = await news(source, await see(source, records));
+    counts.known = records.length - fresh.length;
     const newestInPage = new Map<string, Seen>();
     for (const s of fresh) if (!(newestInPage.has(s.key) && orderOf(s) < orderOf(newestInPage.get(s.key)))) newestInPage.set(s.key, s);
 
     // Patients first: what comes with them in the page is about them.
-    // Together, so that the keys of all who are new are written to the disk at once.
-    const patients = new Map<string, MatchedPatient>(
-      await Promise.all(
-        fresh.flatMap(({ description, resource, key, rec, ref, raw }) => {
-          if (description?.role !== 'patient' || resource === undefined || newestInPage.get(key)?.rec !== rec) return [];
-          return [
-            matching.match({ source, rec, ref, resource, lastUpdated: raw.lastUpdated ?? '' }).then((matched) => [key, matched] as const),
-          ];
-        }),
+    const patients = await matching.matchAll(
+      source,
+      fresh.flatMap(({ description, resource, key, rec, ref, raw }) =>
+        description?.role === 'patient' && resource !== undefined && newestInPage.get(key)?.rec === rec
+          ? [{ rec, ref, key, resource, lastUpdated: raw.lastUpdated ?? '' }]
+          : [],
       ),
     );
     const patientKeys = new Map<Seen, string>();
@@ -145,6 +143,28 @@ export function createIntake(parts: {
     }, 'unforced');
     counts.stored = rowsToInsert.length;
     return counts;
+  }
+
+  /**
+   * What is not stored yet, with the current versions of the same records. A tombstone carries no version of its own, and a
+   * record may come back as the very version that it was: so either is news where the other stands.
+   */
+  async function news(source: string, seen: readonly Seen[]): Promise<{ fresh: Seen[]; current: Awaited<ReturnType<typeof currentOf>> }> {
+    const stored = await storedVersions(
+      database,
+      seen.flatMap((s) => (s.raw.deleted === true ? [] : [s.versionKey])),
+    );
+    const candidates = seen.filter((s) => stored.get(s.versionKey)?.gone !== false);
+    const current =
+      candidates.length === 0 ? new Map<string, never>() : await currentOf(database, [...new Set(candidates.map((s) => s.key))]);
+    const after = (s: Seen): Promise<string> =>
+      keys.version(source, s.ref, s.raw.versionId, `${digestStatement(s.raw)} after ${current.get(s.key)?.rec ?? ''}`);
+    const fresh: Seen[] = [];
+    for (const s of candidates) {
+      if (s.raw.deleted === true && current.get(s.key)?.deleted === true) continue;
+      fresh.push(s.raw.deleted === true || stored.has(s.versionKey) ? { ...s, versionKey: await after(s) } : s);
+    }
+    return { fresh: dedupe(fresh), current };
   }
 
   /**
@@ -231,7 +251,8 @@ export function createIntake(parts: {
             invalid: false,
           };
         } catch (error) {
-          if (!(error instanceof CodedError) || error.code !== 'CONTENT_INVALID') throw error;
+          // Whatever a record of a strange shape makes of us, it is that record's fault, and the page goes on.
+          if (isPassing(error)) throw error;
           return { ...base, content: await keys.content(versionKey), invalid: true };
         }
       }),
@@ -249,18 +270,10 @@ export function createIntake(parts: {
 
   /** What `storePage` would decide by content alone, without storing or matching anybody: for a dry run. */
   async function preview(source: string, stream: string, classify: Classifier, records: readonly RawRecord[]): Promise<IntakeCounts> {
-    const seen = await see(source, records);
-    const known = await knownVersions(
-      database,
-      seen.map((s) => s.versionKey),
-    );
-    const counts: IntakeCounts = { known: 0, stored: 0, outcomes: {} };
-    for (const s of seen) {
-      if (known.has(s.versionKey)) {
-        counts.known++;
-        continue;
-      }
-      const decided = decide(s, undefined, { pat: 'preview', reason: null }, true, { source, stream, classify });
+    const { fresh, current } = await news(source, await see(source, records));
+    const counts: IntakeCounts = { known: records.length - fresh.length, stored: 0, outcomes: {} };
+    for (const s of fresh) {
+      const decided = decide(s, current.get(s.key), { pat: 'preview', reason: null }, true, { source, stream, classify });
       const outcome = decided.outcome === 'pending' ? `taken:${decided.category}` : `${decided.outcome}:${decided.reason}`;
       counts.outcomes[outcome] = (counts.outcomes[outcome] ?? 0) + 1;
     }

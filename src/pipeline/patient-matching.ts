@@ -6,20 +6,34 @@ import { compareDemographics, demographicsOf, identifiersOf, isTestPatient, pati
 import type { Reason } from '../records/reasons.ts';
 import type { Database, Sql } from '../store/database.ts';
 import { addIdentifiers, findPatients, getPatient, insertPatient, linkSourcePatient, setDemographics } from '../store/patients.ts';
+import { lastMatched } from '../store/records.ts';
 import { writePatient } from '../store/resources.ts';
 import type { Custodian } from '../vault/custodian.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import type { FilingConfig, LedgerStatements } from './parts.ts';
-import type { SourceKeys } from './source-keys.ts';
 
 /** What a Patient record means here, worked out before the page's transaction; `store` writes it inside. */
 export interface MatchedPatient {
   pat: string | null;
   /** Why there is no pseudonym, or why it is held. */
   reason: Reason | null;
-  isNew: boolean;
   store(tx: Sql): Promise<void>;
 }
+
+/** A source's Patient record; `key` is the HMAC of its `ref`. */
+export interface PatientRecord {
+  rec: string;
+  ref: string;
+  key: string;
+  resource: JsonObject;
+  lastUpdated: string;
+}
+
+interface BlindIdentifier {
+  authority: string;
+  blind: string;
+}
+type Choice = { record: PatientRecord; reason: Reason } | { record: PatientRecord; blind: BlindIdentifier[]; pat: string; isNew: boolean };
 
 /**
  * Matches a source's Patient by the configured authorities' identifiers and by nothing else (aria-and-oncology.md, edge
@@ -29,71 +43,91 @@ export interface MatchedPatient {
 export function createPatientMatching(parts: {
   database: Database;
   rows: SealedRows;
-  keys: SourceKeys;
   custodian: Custodian;
   outbox: Outbox;
   statements: LedgerStatements;
   config: FilingConfig;
 }) {
-  const { database, rows, keys, custodian, outbox, statements, config } = parts;
+  const { database, rows, custodian, outbox, statements, config } = parts;
   const categoryIds = config.categories.map((category) => category.id);
 
-  async function match(record: {
-    source: string;
-    rec: string;
-    ref: string;
-    resource: JsonObject;
-    lastUpdated: string;
-  }): Promise<MatchedPatient> {
-    const { source, resource } = record;
-    const key = await keys.ref(source, record.ref);
-    const sealedId = await rows.sealPurpose('directory', `source-patient/${key}`, Buffer.from(record.ref));
-    const unmatched = (reason: Reason): MatchedPatient => ({
-      pat: null,
-      reason,
-      isNew: false,
-      store: (tx) => linkSourcePatient(tx, { source, key, pat: null, reason, sealedId }),
+  /**
+   * The Patient records of a page, by key. In three steps, so that two records of one new person get one pseudonym, and the
+   * keys of all who are new are still written to the disk together.
+   */
+  async function matchAll(source: string, records: readonly PatientRecord[]): Promise<Map<string, MatchedPatient>> {
+    const before = await lastMatched(
+      database,
+      records.map((record) => record.key),
+    );
+    const found = await Promise.all(records.map(async (record) => ({ record, ...(await look(record, before.get(record.key))) })));
+    const inPage = new Map<string, { pat: string; resource: JsonObject }>();
+    const chosen = found.map(({ record, reason, blind, existing }): Choice => {
+      if (reason !== undefined) return { record, reason };
+      const twins = blind.flatMap((identifier) => inPage.get(nameOf(identifier)) ?? []);
+      if (new Set([...twins.map((twin) => twin.pat), ...(existing ?? [])]).size > 1) return { record, reason: 'PATIENT_AMBIGUOUS' };
+      if (twins.some((twin) => !isSamePerson(twin.resource, record))) return { record, reason: 'PATIENT_MISMATCH' };
+      const known = existing?.[0] ?? twins[0]?.pat;
+      const pat = known ?? newId('pat');
+      for (const identifier of blind) inPage.set(nameOf(identifier), { pat, resource: record.resource });
+      return { record, blind, pat, isNew: known === undefined };
     });
+    return new Map(await Promise.all(chosen.map(async (choice) => [choice.record.key, await settle(source, choice)] as const)));
+  }
 
-    if (config.excludeTestPatients && isTestPatient(resource)) return unmatched('TEST_PATIENT');
-    if (patientLinksOf(resource).some((link) => link.type === 'replaced-by' || link.type === 'replaces')) return unmatched('PATIENT_LINK');
+  /** What the record's identifiers lead to, or why nobody may be told by them. `before`: whose record it was until now. */
+  async function look(
+    record: PatientRecord,
+    before: string | undefined,
+  ): Promise<{ reason?: Reason; blind: BlindIdentifier[]; existing?: [string] }> {
+    const { resource } = record;
+    if (config.excludeTestPatients && isTestPatient(resource)) return { reason: 'TEST_PATIENT', blind: [] };
+    if (patientLinksOf(resource).some((link) => link.type === 'replaced-by' || link.type === 'replaces'))
+      return { reason: 'PATIENT_LINK', blind: [] };
     const identifiers = identifiersOf(resource, config.authorities);
-    if (identifiers.length === 0) return unmatched('PATIENT_UNKNOWN');
+    if (identifiers.length === 0) return { reason: 'PATIENT_UNKNOWN', blind: [] };
     const blind = await Promise.all(
       identifiers.map(async (identifier) => ({
         authority: identifier.authority,
         blind: await rows.blind(`identifier:${identifier.authority}`, identifier.normalised),
       })),
     );
-    const found = await findPatients(database, blind);
-    if (found.length > 1) return unmatched('PATIENT_AMBIGUOUS');
-
-    const text = Buffer.from(JSON.stringify(resource));
-    const existing = found[0];
-    if (existing !== undefined) {
-      const row = await getPatient(database, existing);
-      if (row?.demographics) {
-        const known = parseResource(await rows.open(existing, 'core', `demographics/${existing}`, row.demographics));
-        const compared = compareDemographics(
-          demographicsOf(known, config.authorities, record.lastUpdated),
-          demographicsOf(resource, config.authorities, record.lastUpdated),
-        );
-        if (compared.result === 'differs') return unmatched('PATIENT_MISMATCH');
-      }
+    const [found, ...others] = await findPatients(database, blind);
+    if (others.length > 0) return { reason: 'PATIENT_AMBIGUOUS', blind };
+    // A number that nobody has, on a record that is somebody's: the number was corrected, where name and birth date agree.
+    const existing = found ?? before;
+    if (existing === undefined) return { blind };
+    const row = await getPatient(database, existing);
+    if (row?.demographics) {
+      const known = parseResource(await rows.open(existing, 'core', `demographics/${existing}`, row.demographics));
+      if (!isSamePerson(known, record)) return { reason: 'PATIENT_MISMATCH', blind };
     }
-    const pat = existing ?? newId('pat');
-    const enrolment =
-      existing === undefined ? await statements.enrollPatient(pat, await custodian.enrollPatient(pat, categoryIds)) : undefined;
-    const sealed = await rows.seal(pat, 'core', `demographics/${pat}`, text);
+    return { blind, existing: [existing] };
+  }
+
+  function isSamePerson(known: JsonObject, { resource, lastUpdated }: PatientRecord): boolean {
+    const of = (patient: JsonObject) => demographicsOf(patient, config.authorities, lastUpdated);
+    return compareDemographics(of(known), of(resource)).result === 'same';
+  }
+
+  async function settle(source: string, choice: Choice): Promise<MatchedPatient> {
+    const { key, ref, rec, resource } = choice.record;
+    const sealedId = await rows.sealPurpose('directory', `source-patient/${key}`, Buffer.from(ref));
+    if ('reason' in choice) {
+      const { reason } = choice;
+      return { pat: null, reason, store: (tx) => linkSourcePatient(tx, { source, key, pat: null, reason, sealedId }) };
+    }
+    const { pat, blind, isNew } = choice;
+    const enrolment = isNew ? await statements.enrollPatient(pat, await custodian.enrollPatient(pat, categoryIds)) : undefined;
+    const sealed = await rows.seal(pat, 'core', `demographics/${pat}`, Buffer.from(JSON.stringify(resource)));
     return {
       pat,
       reason: null,
-      isNew: existing === undefined,
       async store(tx) {
         if (enrolment !== undefined) await insertPatient(tx, pat, await outbox.add(tx, enrolment));
         await addIdentifiers(tx, pat, blind);
         await linkSourcePatient(tx, { source, key, pat, reason: null, sealedId });
-        await setDemographics(tx, pat, sealed, record.rec);
+        await setDemographics(tx, pat, sealed, rec);
         await writePatient(tx, rows, {
           institution: config.institution,
           patient: pat,
@@ -104,5 +138,9 @@ export function createPatientMatching(parts: {
     };
   }
 
-  return { match };
+  return { matchAll };
+}
+
+function nameOf({ authority, blind }: BlindIdentifier): string {
+  return `${authority}|${blind}`;
 }

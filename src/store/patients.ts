@@ -22,7 +22,7 @@ export async function insertPatient(tx: Sql, pat: string, enrolledOutbox: string
   await tx.query(sql`insert into patient (pat, enrolled_outbox) values (${pat}, ${enrolledOutbox})`);
 }
 
-/** Adds identifiers to a patient; one that is another's already raises a unique violation, which the caller holds for review. */
+/** Adds identifiers to a patient. Whose they are was decided before; one that is another's already stays that one's. */
 export async function addIdentifiers(tx: Sql, pat: string, identifiers: readonly { authority: string; blind: string }[]): Promise<void> {
   await tx.query(sql`
     insert into patient_identifier (authority, blind, pat)

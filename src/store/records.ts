@@ -58,10 +58,12 @@ export interface NewRecord {
 const COLUMNS = sql`rec, source, stream, type, key, version_key, content, raw, sealed_for, last_updated, received_at, current, deleted,
   outcome, reason, rule, config_hash, category, pat, sub, document, document_version`;
 
-/** Which of these versions are stored already. */
-export async function knownVersions(sqlOn: Sql, versionKeys: readonly string[]): Promise<Set<string>> {
-  const rows = await sqlOn.query<{ version_key: string }>(sql`select version_key from record where version_key = any(${versionKeys})`);
-  return new Set(rows.map((row) => row.version_key));
+/** Which of these versions are stored already; `gone`: a tombstone came after, so that the same version coming again says something new. */
+export async function storedVersions(sqlOn: Sql, versionKeys: readonly string[]): Promise<Map<string, { gone: boolean }>> {
+  const rows = await sqlOn.query<{ version_key: string; gone: boolean }>(sql`
+    select r.version_key, exists (select 1 from record c where c.key = r.key and c.current and c.deleted) as gone
+    from record r where r.version_key = any(${versionKeys})`);
+  return new Map(rows.map((row) => [row.version_key, row]));
 }
 
 /** The current versions of these keys, without their raw bytes. */
@@ -214,6 +216,7 @@ export async function standingRecords(
       and type not in ('Patient', 'Practitioner', 'Organization')`);
 }
 
+/** Of these records, those that still wait get this outcome; one that was superseded meanwhile keeps its own. */
 export async function decide(
   tx: Sql,
   recs: readonly string[],
@@ -221,7 +224,8 @@ export async function decide(
 ): Promise<void> {
   if (recs.length === 0) return;
   await tx.query(sql`
-    update record set outcome = ${decision.outcome}, reason = ${decision.reason}, decided_at = now() where rec = any(${recs})`);
+    update record set outcome = ${decision.outcome}, reason = ${decision.reason}, decided_at = now()
+    where rec = any(${recs}) and outcome = 'pending'`);
 }
 
 /** Nothing changed but what a document does not show (only meta): the records belong to the version that is filed. */
@@ -306,8 +310,25 @@ export async function subjectsLeftBehind(sqlOn: Sql): Promise<string[]> {
   return rows.map((row) => row.sub);
 }
 
-/** Another subject takes these records over. */
+/** Another subject takes these records over, or theirs is to be put together anew. */
 export async function releaseRecords(tx: Sql, recs: readonly string[]): Promise<void> {
   await tx.query(sql`
     update record set outcome = 'pending', sub = null, document = null, document_version = null where rec = any(${recs})`);
+}
+
+/** All that stands for these subjects is to be put together anew; returns how many records that is. */
+export async function releaseStanding(tx: Sql, subs: readonly string[]): Promise<number> {
+  if (subs.length === 0) return 0;
+  const rows = await tx.query(sql`
+    update record set outcome = 'pending', sub = null, document = null, document_version = null
+    where sub = any(${subs}) and current and outcome = 'own' returning rec`);
+  return rows.length;
+}
+
+/** Pseudonym under which each of these source patients was matched last, whatever became of later versions. */
+export async function lastMatched(sqlOn: Sql, keys: readonly string[]): Promise<Map<string, string>> {
+  if (keys.length === 0) return new Map();
+  const rows = await sqlOn.query<{ key: string; pat: string }>(sql`
+    select distinct on (key) key, pat from record where key = any(${keys}) and type = 'Patient' and not deleted and pat is not null order by key, seq desc`);
+  return new Map(rows.map((row) => [row.key, row.pat]));
 }

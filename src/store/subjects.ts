@@ -17,9 +17,15 @@ export interface SubjectRow {
 
 const COLUMNS = sql`sub, category, key, pat, document, version, own_hash, withdrawn_at, withdrawn_reason`;
 
-/** Subjects by any of their names (hashed), of whatever patient: another patient's means that the record was moved. */
-export async function subjectsByKeys(sqlOn: Sql, keys: readonly string[]): Promise<SubjectRow[]> {
-  return sqlOn.query<SubjectRow>(sql`select ${COLUMNS} from subject where key = any(${keys})`);
+/**
+ * Standing subjects by any of their names (hashed) and those that hold any version of these records, of whatever patient:
+ * another patient's means that the record was moved.
+ */
+export async function standingSubjects(sqlOn: Sql, names: readonly string[], records: readonly string[]): Promise<SubjectRow[]> {
+  return sqlOn.query<SubjectRow>(sql`
+    select ${COLUMNS} from subject where withdrawn_at is null and sub in (
+      select sub from subject where key = any(${names})
+      union all select r.sub from record r where r.key = any(${records}) and r.outcome = 'own')`);
 }
 
 /** The subject's row, made where it is not there yet; `document` is fixed from then on. */

@@ -1,0 +1,171 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { createSourceKeys } from '../../src/pipeline/source-keys.ts';
+import type { Manifest } from '../../src/records/model.ts';
+import { sql } from '../../src/store/sql.ts';
+import { withTestDatabase } from '../store/test-database.ts';
+import { gone, noteRecord, patientRecord, reportRecord, resultRecord, type ScriptedSource, scriptedSource } from './scripted-source.ts';
+import { createPipelineWorld, type PipelineWorld, settled } from './world.ts';
+
+/** Orders and repetitions in which records can come that no simulated department shows. */
+describe('records as they may come', () => {
+  let world: PipelineWorld;
+  let source: ScriptedSource;
+  before(async () => {
+    world = await createPipelineWorld({ databaseUrl: (await withTestDatabase()).url });
+    source = scriptedSource(world.core);
+    await source.tell('notes', [patientRecord('p1', '1001')]);
+  });
+  after(() => world.close());
+
+  /** Every document that was ever made of this record: version and end. */
+  async function documentsOf(ref: string): Promise<{ document: string; version: number; withdrawn: string | null }[]> {
+    const key = await createSourceKeys(world.core.rows).ref('ehr', ref);
+    return world.core.database.query(sql`
+      select distinct s.document, s.version, s.withdrawn_reason as withdrawn from record r join subject s on s.sub = r.sub
+      where r.key = ${key} and s.version > 0 order by s.withdrawn_reason nulls last, s.document`);
+  }
+  async function manifestOf(document: string): Promise<Manifest> {
+    const [row] = await world.core.database.query<{ pat: string; category: string; version: number; header: Buffer }>(
+      sql`select pat, category, version, header from document_version where document = ${document} order by version desc limit 1`,
+    );
+    assert(row !== undefined);
+    const header = await world.core.rows.open(row.pat, row.category, `header/${document}/${row.version}`, row.header);
+    return (JSON.parse(header.toString()) as { manifest: Manifest }).manifest;
+  }
+  const held = async (): Promise<string[]> =>
+    (
+      await world.core.database.query<{ reason: string }>(
+        sql`select reason from record where outcome = 'quarantine' and current order by seq`,
+      )
+    ).map((row) => row.reason);
+  const reconciled = async (): Promise<void> => assert.deepEqual((await world.core.reconcile.reconcile()).differences, []);
+
+  test('gone, back, and gone again: each is believed, though both tombstones say the same', async () => {
+    await source.tell('notes', [noteRecord('n1')]);
+    await source.tell('notes', [gone('DocumentReference', 'n1')]);
+    assert.deepEqual(
+      (await documentsOf('DocumentReference/n1')).map((one) => one.withdrawn),
+      ['DELETED_AT_SOURCE'],
+    );
+    // The very version that was there before: the source had refused it for a while.
+    await source.tell('notes', [noteRecord('n1')]);
+    assert.deepEqual(
+      (await documentsOf('DocumentReference/n1')).map((one) => one.withdrawn),
+      ['DELETED_AT_SOURCE', null],
+    );
+    const again = await source.tell('notes', [noteRecord('n1')]);
+    assert.equal(again.known, 1, 'the version that stands is known');
+    await source.tell('notes', [gone('DocumentReference', 'n1')]);
+    assert.deepEqual(
+      (await documentsOf('DocumentReference/n1')).map((one) => one.withdrawn),
+      ['DELETED_AT_SOURCE', 'DELETED_AT_SOURCE'],
+    );
+    const twice = await source.tell('notes', [gone('DocumentReference', 'n1')]);
+    assert.equal(twice.known, 1, 'gone already');
+    await reconciled();
+  });
+
+  test('two Patient records with one number in one page are one patient', async () => {
+    await source.tell('notes', [
+      patientRecord('p2', '1002'),
+      patientRecord('p2-duplicate', '1002'),
+      noteRecord('n2', { patient: 'Patient/p2' }),
+      noteRecord('n2-duplicate', { patient: 'Patient/p2-duplicate' }),
+    ]);
+    const pseudonyms = await world.core.database.query(sql`
+      select distinct pat from record where key = any(${await Promise.all(
+        ['DocumentReference/n2', 'DocumentReference/n2-duplicate'].map((ref) => createSourceKeys(world.core.rows).ref('ehr', ref)),
+      )})`);
+    assert.equal(pseudonyms.length, 1);
+    const orphans = await world.core.database.query(
+      sql`select pat from patient p where not exists (select 1 from patient_identifier i where i.pat = p.pat)`,
+    );
+    assert.deepEqual(orphans, [], 'a pseudonym that no number leads to');
+  });
+
+  test('a known Patient record with a corrected number keeps its pseudonym; with another name too it waits for a person', async () => {
+    await source.tell('notes', [patientRecord('p3', '1003'), noteRecord('n3', { patient: 'Patient/p3' })]);
+    await source.tell('notes', [patientRecord('p3', '9003', { version: 2 }), noteRecord('n3-later', { patient: 'Patient/p3' })]);
+    const [first] = await documentsOf('DocumentReference/n3');
+    const [later] = await documentsOf('DocumentReference/n3-later');
+    assert.equal((await manifestOf(later?.document ?? '')).patient, (await manifestOf(first?.document ?? '')).patient);
+    const earlier = await held();
+    await source.tell('notes', [
+      patientRecord('p3', '9999', { version: 3, family: 'Somebody', birthDate: '1971-01-01' }),
+      noteRecord('n3-last', { patient: 'Patient/p3' }),
+    ]);
+    assert.deepEqual((await held()).slice(earlier.length), ['PATIENT_MISMATCH']);
+    assert.deepEqual(await documentsOf('DocumentReference/n3-last'), []);
+  });
+
+  test('a result that is gone leaves its report, which gets a new version', async () => {
+    await source.tell('labs', [resultRecord('o1'), resultRecord('o2', { value: 5.9 }), reportRecord('r1', ['o1', 'o2'])]);
+    const [first] = await documentsOf('DiagnosticReport/r1');
+    assert.equal(first?.version, 1);
+    await source.tell('labs', [gone('Observation', 'o2')]);
+    const [second, ...others] = await documentsOf('DiagnosticReport/r1');
+    assert.deepEqual([second?.document, second?.version, second?.withdrawn, others.length], [first?.document, 2, null, 0]);
+    const manifest = await manifestOf(second?.document ?? '');
+    assert.deepEqual(manifest.own.map(({ id }) => id).sort(), ['o1', 'r1']);
+    await reconciled();
+  });
+
+  test('a result that an earlier report claims leaves the other report, which gets a new version', async () => {
+    const issued = (time: string): object => ({ issued: time });
+    await source.tell('labs', [
+      resultRecord('o3'),
+      resultRecord('o4'),
+      reportRecord('r2', ['o3', 'o4'], { also: issued('2026-01-04T12:00:00Z') }),
+    ]);
+    await source.tell('labs', [reportRecord('r3', ['o4'], { also: issued('2026-01-04T11:00:00Z') })]);
+    const [later] = await documentsOf('DiagnosticReport/r2');
+    const [earlier] = await documentsOf('DiagnosticReport/r3');
+    assert.deepEqual([later?.version, earlier?.version], [2, 1]);
+    assert.deepEqual((await manifestOf(later?.document ?? '')).own.map(({ id }) => id).sort(), ['o3', 'r2']);
+    assert.deepEqual((await manifestOf(earlier?.document ?? '')).own.map(({ id }) => id).sort(), ['o4', 'r3']);
+    await reconciled();
+  });
+
+  test('two notes that turn out to be one chain become one document, whichever was filed first', async () => {
+    for (const [older, newer] of [
+      ['a1', 'b1'],
+      ['b2', 'a2'],
+    ] as const) {
+      await source.tell('notes', [noteRecord(older)]);
+      await source.tell('notes', [noteRecord(newer, { version: 2 })]);
+      // Touched, so that its row is no longer the first that a search finds.
+      await source.tell('notes', [noteRecord(older, { version: 3, also: { description: 'touched' } })]);
+      await source.tell('notes', [
+        noteRecord(newer, {
+          version: 4,
+          also: { relatesTo: [{ code: 'appends', target: { reference: `DocumentReference/${older}` } }] },
+        }),
+      ]);
+      const all = [...(await documentsOf(`DocumentReference/${older}`)), ...(await documentsOf(`DocumentReference/${newer}`))];
+      const standing = new Set(all.filter((one) => one.withdrawn === null).map((one) => one.document));
+      assert.equal(standing.size, 1, JSON.stringify(all));
+      assert.deepEqual((await manifestOf([...standing][0] ?? '')).own.map(({ id }) => id).sort(), [older, newer].sort());
+    }
+    assert.ok(!(await held()).includes('CONTENT_INVALID'));
+    await reconciled();
+  });
+
+  test('a withdrawal overtakes what else waits, and reaches the ledger after the enrolment of its patient', async () => {
+    const { core } = world;
+    core.relay.pause();
+    await source.store('notes', [patientRecord('p4', '1004'), noteRecord('n4', { patient: 'Patient/p4' })]);
+    await core.assembler.drain();
+    await source.store('notes', [noteRecord('n4', { patient: 'Patient/p4', version: 2, status: 'entered-in-error' })]);
+    await core.assembler.drain();
+    assert.deepEqual(
+      (await documentsOf('DocumentReference/n4')).map((one) => one.withdrawn),
+      ['WITHDRAWN_AT_SOURCE'],
+    );
+    core.relay.resume();
+    await settled(core);
+    const refused = await core.database.query(sql`select transaction, error_code from outbox where state = 'rejected'`);
+    assert.deepEqual(refused, []);
+    await reconciled();
+  });
+});
