@@ -102,15 +102,15 @@ export function createFiling(parts: {
           }),
         );
       }
-      await insertResources(
-        tx,
-        prepared.map((p) => p.resources),
-      );
       const overtaken = await insertDocumentVersions(
         tx,
         prepared.map((p) => p.row),
       );
       if (overtaken.length > 0) throw new CodedError('CONFLICT', { diagnostics: `Subjects moved on: ${overtaken.join(' ')}` });
+      await insertResources(
+        tx,
+        prepared.map((p) => p.resources),
+      );
     });
     outbox.wake();
     for (const p of prepared)

@@ -2,10 +2,11 @@
  * The process that is killed: the whole core, pulling when it is told to. `node crash-child.ts <config>`, with an IPC channel.
  * It starts the first pull by itself, as a server's schedule does.
  */
-import { readSettings } from '../../src/cli/settings.ts';
-import { createCore } from '../../src/app/core.ts';
-import { verifyLedger } from '../../src/ledger/verify.ts';
+
 import type { Truth } from '../../simulator/truth.ts';
+import { createCore } from '../../src/app/core.ts';
+import { readSettings } from '../../src/cli/settings.ts';
+import { verifyLedger } from '../../src/ledger/verify.ts';
 import { compareWithTruth } from './truth-comparison.ts';
 import { settled } from './world.ts';
 
@@ -73,7 +74,9 @@ async function obey(order: Order): Promise<void> {
 // One order after the other, as they came.
 let last: Promise<void> = Promise.resolve();
 process.on('message', (order: Order) => {
-  last = last.then(() => obey(order)).catch((error: unknown) => tell({ is: 'failed', what: error instanceof Error ? `${error.name}: ${error.message}` : 'unknown' }));
+  last = last
+    .then(() => obey(order))
+    .catch((error: unknown) => tell({ is: 'failed', what: error instanceof Error ? `${error.name}: ${error.message}` : 'unknown' }));
 });
 // The parent has gone: leave no server behind.
 process.on('disconnect', () => void core.close());

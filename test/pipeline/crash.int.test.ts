@@ -6,11 +6,11 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { Client } from 'pg';
-import { STEPS, type StepName } from '../../simulator/stories/steps.ts';
 import { createSimulator } from '../../simulator/simulator.ts';
+import { STEPS, type StepName } from '../../simulator/stories/steps.ts';
 import { readSettings } from '../../src/cli/settings.ts';
 import type { Order, Report } from './crash-child.ts';
-import { type TestConfiguration, writeConfiguration } from './world.ts';
+import { randomFrom, type TestConfiguration, writeConfiguration } from './world.ts';
 
 /** Issue and architecture section 10: so long after a kill the pull of a stream has come to its end again. */
 const WORKING_AGAIN_MS = 15_000;
@@ -20,18 +20,6 @@ const SEED = Number(process.env['CRASH_SEED'] ?? randomInt(2 ** 31));
 const ADMITTED = 5;
 
 type Victim = 'node' | 'postgres' | 'both' | 'node, again while it starts';
-
-/** mulberry32: the same seed, the same moments. */
-function randomFrom(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
 

@@ -13,7 +13,7 @@ import { recordsById } from '../../src/store/records.ts';
 import { sql } from '../../src/store/sql.ts';
 import { withTestDatabase } from '../store/test-database.ts';
 import { compareWithTruth, type FiledDocument, filedDocuments } from './truth-comparison.ts';
-import { createPipelineWorld, type PipelineWorld, settled } from './world.ts';
+import { createPipelineWorld, type PipelineWorld, randomFrom, settled } from './world.ts';
 
 const MOVED = 'history-and-physical:ehr:urn:uuid:5b6c1d52-0000-4000-8000-000000007003';
 
@@ -34,7 +34,7 @@ async function agrees(world: PipelineWorld): Promise<void> {
 describe('the pipeline against the simulator', () => {
   let world: PipelineWorld;
   before(async () => {
-    world = await createPipelineWorld({ databaseUrl: (await withTestDatabase()).url });
+    world = await createPipelineWorld({ databaseUrl: (await withTestDatabase()).url, logLevel: process.env['TEST_LOG'] ?? 'silent' });
   });
   after(() => world.close());
 
@@ -254,7 +254,7 @@ describe('the pipeline against the simulator', () => {
 describe('when something is wrong at the source', () => {
   let world: PipelineWorld;
   before(async () => {
-    world = await createPipelineWorld({ databaseUrl: (await withTestDatabase()).url });
+    world = await createPipelineWorld({ databaseUrl: (await withTestDatabase()).url, logLevel: process.env['TEST_LOG'] ?? 'silent' });
   });
   after(() => world.close());
 
@@ -375,10 +375,54 @@ function spoiled(source: Source, which: (record: RawRecord) => boolean): Source 
   };
 }
 
+describe('records of strange shapes', () => {
+  let world: PipelineWorld;
+  before(async () => {
+    world = await createPipelineWorld({ databaseUrl: (await withTestDatabase()).url, logLevel: process.env['TEST_LOG'] ?? 'silent' });
+  });
+  after(() => world.close());
+
+  test('whatever is in them, no stream stops, nothing stays undecided, and the right text heals all', async () => {
+    const seed = Number(process.env['STRANGE_SEED'] ?? 20_260_302);
+    console.log(`strange shapes: STRANGE_SEED=${seed}`);
+    const random = randomFrom(seed);
+    // A record comes several times in a pull: it is as strange each time.
+    const texts = new Map<string, string>();
+    for (const configured of world.core.sources) {
+      const source = mutated(configured.source, (text) => {
+        const known = texts.get(text);
+        const changed = known ?? (random() < 0.6 ? text : distorted(text, random));
+        texts.set(text, changed);
+        return changed;
+      });
+      for (const stream of source.streams) {
+        const { error } = await world.core.pull.pullStream({ ...configured, source }, stream, new AbortController().signal, () => {});
+        assert.equal(error, undefined, `${source.id}/${stream}`);
+      }
+    }
+    await world.core.assembler.drain();
+    await settled(world.core);
+    assert([...texts].filter(([is, was]) => is !== was).length > 50);
+    const waiting = await world.core.database.query<{ rec: string }>(sql`select rec from record where outcome = 'pending' and current`);
+    assert.deepEqual(waiting, []);
+    assert.deepEqual((await world.core.reconcile.reconcile()).differences, []);
+
+    // The source states all of it again, in order.
+    await world.core.database.query(sql`update stream set mark = null`);
+    for (const stream of Object.values(await world.pull())) assert.equal(stream.error, undefined);
+    const { subjects } = world.simulator.truth();
+    const stands = new Set(
+      (await filedDocuments(world.core, world.simulator.truth())).filter((one) => one.withdrawn === null).map((one) => one.subject),
+    );
+    for (const { subject, state } of subjects) assert(state === 'withdrawn' || stands.has(subject), `${subject} has no document`);
+    assert.deepEqual((await world.core.reconcile.reconcile()).differences, []);
+  });
+});
+
 describe('records whose patient is not known yet', () => {
   let world: PipelineWorld;
   before(async () => {
-    world = await createPipelineWorld({ databaseUrl: (await withTestDatabase()).url });
+    world = await createPipelineWorld({ databaseUrl: (await withTestDatabase()).url, logLevel: process.env['TEST_LOG'] ?? 'silent' });
   });
   after(() => world.close());
 
@@ -445,3 +489,58 @@ describe('records whose patient is not known yet', () => {
     await assert.rejects(world.core.replay.replay({ record: 'note 17' }), { code: 'BAD_REQUEST' });
   });
 });
+
+/** The source, with the text of its records changed on their way; a changed one is another version. */
+function mutated(source: Source, change: (text: string) => string): Source {
+  return {
+    ...source,
+    async *pull(stream, mark, context) {
+      for await (const page of source.pull(stream, mark, context))
+        yield {
+          ...page,
+          records: page.records.map((record) => {
+            const text = Buffer.from(record.bytes).toString();
+            const changed = change(text);
+            return changed === text ? record : { ...record, versionId: `${record.versionId}-strange`, bytes: Buffer.from(changed) };
+          }),
+        };
+    },
+  };
+}
+
+const STRANGE: readonly unknown[] = [
+  null,
+  0,
+  -1e300,
+  true,
+  '',
+  'x',
+  '\u0000',
+  '\ud800',
+  'Patient/',
+  '2026-02-30T25:61:00Z',
+  [],
+  [[]],
+  {},
+  { value: {} },
+  [null],
+];
+
+/** What says which record it is and when it was stated: a strange one must not seem newer than the right one. */
+const KEPT = new Set(['resourceType', 'id', 'meta', 'issued', 'date']);
+
+/** One to three values of the resource replaced by something of another kind. */
+function distorted(text: string, random: () => number): string {
+  const resource = JSON.parse(text) as Record<string, unknown>;
+  const pick = <T>(list: readonly T[]): T | undefined => list[Math.floor(random() * list.length)];
+  for (let times = 1 + Math.floor(random() * 3); times > 0; times--) {
+    let parent: Record<string, unknown> = resource;
+    let key = pick(Object.keys(parent).filter((name) => !KEPT.has(name))) ?? 'status';
+    while (typeof parent[key] === 'object' && parent[key] !== null && random() < 0.75 && Object.keys(parent[key] as object).length > 0) {
+      parent = parent[key] as Record<string, unknown>;
+      key = pick(Object.keys(parent)) ?? key;
+    }
+    parent[key] = structuredClone(pick(STRANGE));
+  }
+  return JSON.stringify(resource);
+}

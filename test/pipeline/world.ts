@@ -102,3 +102,15 @@ export async function settled(core: Core, timeoutMs = 60_000): Promise<void> {
     await new Promise((done) => setTimeout(done, 25));
   }
 }
+
+/** mulberry32: the same seed, the same moments. */
+export function randomFrom(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = state;
+    t = Math.imul(t ^ (t >>> 15), t | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
