@@ -1,4 +1,5 @@
 import type { Consent } from 'fhir/r4.js';
+import { ENDED } from '../consent/ended.ts';
 import { CodedError } from '../errors.ts';
 import { access, RESOURCE_ID } from './access.ts';
 import type { Answer, Caller, FacadeParts, FacadeSettings, ServedResource } from './ports.ts';
@@ -30,8 +31,10 @@ export function createConsentWriter(parts: FacadeParts, settings: Pick<FacadeSet
         const { resource, committed } = await parts.consents.createConsent(caller.actor, parseConsent(text), caller);
         return { answer: answer(resource, committed ? 201 : 202), patients: resource.patients, versionId: resource.versionId };
       }),
-    update: (caller, id, text, ifMatch) =>
-      access(parts, caller, { interaction: 'update', needs: [{ type: 'Consent', interaction: 'u' }], type: 'Consent', id }, async () => {
+    update: (caller, id, text, ifMatch) => {
+      const needs = [{ type: 'Consent', interaction: 'u' }] as const;
+      const event = { interaction: 'update', needs, type: 'Consent', id, evenStale: ends(text) } as const;
+      return access(parts, caller, event, async () => {
         const consent = parseConsent(text);
         if (!RESOURCE_ID.test(id) || consent.id !== id) {
           throw new CodedError('BAD_REQUEST', {
@@ -44,8 +47,18 @@ export function createConsentWriter(parts: FacadeParts, settings: Pick<FacadeSet
           throw new CodedError('BAD_REQUEST', { diagnostics: 'If-Match takes one ETag.' });
         const { resource, committed } = await parts.consents.updateConsent(caller.actor, id, consent, version, caller);
         return { answer: answer(resource, committed ? 200 : 202), patients: resource.patients, versionId: resource.versionId };
-      }),
+      });
+    },
   };
+}
+
+/** Whether the body asks for the end of a Consent and nothing else: the service then looks at the status alone. */
+function ends(text: string): boolean {
+  try {
+    return ENDED.includes((JSON.parse(text) as { status?: unknown } | null)?.status as string);
+  } catch {
+    return false;
+  }
 }
 
 function parseConsent(text: string): Consent {

@@ -526,6 +526,37 @@ describe('Consent and AuditEvent are delegated', () => {
     text: JSON.stringify({ resourceType: type, id, meta: { versionId: '1', lastUpdated: at }, ...extra }),
     patients: [{ institution: INST, patient }],
   });
+  test('an end of a Consent passes also when the view of the ledger is too old, and nothing else does', async () => {
+    world.consents.push(
+      served('Consent', 'con-7', ANNA, '2026-10-01T00:00:00.000Z', { status: 'active', patient: { reference: `Patient/${ANNA}` } }),
+    );
+    const put = (status: string) =>
+      request(world.app)
+        .put('/fhir/Consent/con-7')
+        .set('Authorization', 'Bearer clinician')
+        .type('application/fhir+json')
+        .set('If-Match', 'W/"1"')
+        .send({ resourceType: 'Consent', id: 'con-7', status });
+    world.state.fresh = false;
+    try {
+      for (const status of ['active', 'draft', 'Inactive', 'x']) await put(status).expect(503);
+      await request(world.app)
+        .put('/fhir/Consent/con-7')
+        .set('Authorization', 'Bearer clinician')
+        .type('application/fhir+json')
+        .send('{')
+        .expect(503);
+      await get('/fhir/Consent/con-7').expect(503);
+      for (const status of ['inactive', 'entered-in-error', 'rejected']) await put(status).expect(200);
+    } finally {
+      world.state.fresh = true;
+      world.consents.splice(
+        world.consents.findIndex(({ id }) => id === 'con-7'),
+        1,
+      );
+    }
+  });
+
   test('Consent: create, update with If-Match, read, search', async () => {
     world.consents.push(
       served('Consent', 'con-1', ANNA, '2026-10-01T00:00:00.000Z', {
