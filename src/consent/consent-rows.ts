@@ -18,6 +18,23 @@ export function consentPlace(consent: string, version: number): string {
   return `consent/${consent}/${version}`;
 }
 
+/** Where the sealed salt of its evidence belongs. */
+export function evidencePlace(consent: string, version: number): string {
+  return `${consentPlace(consent, version)}/evidence`;
+}
+
+/** A version with the salt of its evidence; undefined where it has none. */
+export async function evidenceRow(
+  on: Sql,
+  consent: string,
+  version: number,
+): Promise<(ConsentRow & { state_key: string; evidence: Buffer }) | undefined> {
+  const [row] = await on.query<ConsentRow & { state_key: string; evidence: Buffer }>(sql`
+    select v.consent, v.version, v.inst, v.pat, v.status, v.last_updated, v.body, v.state_key, v.evidence
+    from consent_version v where v.consent = ${consent} and v.version = ${version} and v.evidence is not null`);
+  return row;
+}
+
 /**
  * A version counts once the projection holds what its own statement wrote; an end already when it is accepted here, for it
  * denies from then on.
@@ -55,12 +72,14 @@ export async function insertConsent(
     outbox: string;
     lastUpdated: Date;
     body: Buffer;
+    /** Sealed salt of the commitment to the evidence; null where nothing was shown. */
+    evidence: Buffer | null;
   },
 ): Promise<void> {
   await tx.query(sql`
-    insert into consent_version (consent, version, inst, pat, status, state_key, statement, grantees, categories, outbox, last_updated, body)
+    insert into consent_version (consent, version, inst, pat, status, state_key, statement, grantees, categories, outbox, last_updated, body, evidence)
     values (${row.consent}, ${row.version}, ${row.institution}, ${row.patient}, ${row.status}, ${row.stateKey}, ${row.statement},
-      ${row.pairs.map((p) => p.grantee)}::text[], ${row.pairs.map((p) => p.category)}::text[], ${row.outbox}, ${row.lastUpdated}, ${row.body})`);
+      ${row.pairs.map((p) => p.grantee)}::text[], ${row.pairs.map((p) => p.category)}::text[], ${row.outbox}, ${row.lastUpdated}, ${row.body}, ${row.evidence})`);
 }
 
 export async function deleteConsent(tx: Sql, consent: string, version: number): Promise<void> {

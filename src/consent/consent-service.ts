@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import type { Consent } from 'fhir/r4.js';
 import type { Actor } from '../auth/actor.ts';
 import { CodedError } from '../errors.ts';
@@ -8,11 +7,21 @@ import type { Role } from '../ledger/contract/shapes.ts';
 import type { Carrier } from '../outbox/await-commit.ts';
 import type { Database } from '../store/database.ts';
 import { type SqlFragment, sql } from '../store/sql.ts';
-import { canonicalJson } from '../vault/canonical-json.ts';
 import type { Custodian } from '../vault/custodian.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import { permissionsOf } from './consent-mapping.ts';
-import { type ConsentRow, consentHistory, consentPlace, currentConsents, deleteConsent, insertConsent } from './consent-rows.ts';
+import {
+  type ConsentRow,
+  consentHistory,
+  consentPlace,
+  currentConsents,
+  deleteConsent,
+  evidencePlace,
+  evidenceRow,
+  insertConsent,
+} from './consent-rows.ts';
+import { ENDED } from './ended.ts';
+import { type EvidenceProof, evidenceCommitment, newEvidenceSalt } from './evidence.ts';
 import { type ConsentWriter, createGrants, type Written } from './grants.ts';
 import { createKeyRotation, type KeyRotation } from './key-rotation.ts';
 import type { PatientName } from './permissions.ts';
@@ -20,6 +29,13 @@ import type { PatientName } from './permissions.ts';
 export interface ConsentService extends ConsentPort {
   /** New category key versions after revocations. */
   readonly rotation: KeyRotation;
+  /**
+   * Source and salt of the evidence of a Consent's version (default: the current one), for whoever may read that Consent.
+   * Undefined where it is hidden, missing or without evidence.
+   */
+  proveEvidence(actor: Actor, id: string, version?: number): Promise<EvidenceProof | undefined>;
+  /** Removes local denials that are without effect: the ledger has them, or has refused what they came with. */
+  sweep(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -42,8 +58,6 @@ export interface ConsentServiceParts extends Carrier {
   onError?: (error: Error) => void;
 }
 
-/** Statuses that end a Consent. */
-const ENDED = ['inactive', 'entered-in-error', 'rejected'];
 /** A registrar's Consent and the privacy officer's view; a clinician sees none, though it may be about them. */
 const OFFICES: readonly Role[] = ['registrar', 'privacy-officer'];
 
@@ -84,11 +98,14 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
     return actor.kind === 'patient' ? { kind: 'patient', id: patient } : { kind: 'registrar', id: actor.member };
   }
 
-  /** What a registrar has seen: on the ledger stands its hash. The patient's own act needs none. */
-  function evidenceOf(resource: Consent, writer: ConsentWriter): string | null {
+  /** What a registrar has seen: on the ledger stands a commitment to it. The patient's own act needs none. */
+  function evidenceOf(resource: Consent, writer: ConsentWriter): { salt: string; commitment: string } | undefined {
     const source = resource.sourceAttachment ?? resource.sourceReference;
-    if (source !== undefined) return createHash('sha256').update(canonicalJson(source)).digest('hex');
-    if (writer.kind === 'patient') return null;
+    if (source !== undefined) {
+      const salt = newEvidenceSalt();
+      return { salt, commitment: evidenceCommitment(source, salt) };
+    }
+    if (writer.kind === 'patient') return undefined;
     throw new CodedError('UNPROCESSABLE', { diagnostics: 'A registrar names the evidence that was seen.', expression: ['Consent.source'] });
   }
 
@@ -112,7 +129,7 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
   }
 
   /** Text and row of one new version. */
-  async function draft(of: PatientName, consent: string, version: number, resource: Consent) {
+  async function draft(of: PatientName, consent: string, version: number, resource: Consent, salt?: string) {
     const lastUpdated = now();
     const { id: _id, meta, resourceType: _type, ...rest } = resource;
     const stamped = {
@@ -123,8 +140,9 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
     };
     const text = JSON.stringify(stamped);
     const body = await rows.seal(of.patient, 'core', consentPlace(consent, version), Buffer.from(text));
+    const evidence = salt === undefined ? null : await rows.seal(of.patient, 'core', evidencePlace(consent, version), Buffer.from(salt));
     const write = (tx: Parameters<typeof insertConsent>[0], written: Written): Promise<void> =>
-      insertConsent(tx, { ...of, ...written, consent, version, status: resource.status, lastUpdated, body });
+      insertConsent(tx, { ...of, ...written, consent, version, status: resource.status, lastUpdated, body, evidence });
     const answer: ServedResource = {
       type: 'Consent',
       id: consent,
@@ -140,9 +158,17 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
     const permissions = permissionsOf(resource, { institution, consent, categories });
     const evidence = evidenceOf(resource, writer);
     const version = (await consentHistory(database, consent)).next;
-    const { write, answer } = await draft(of, consent, version, resource);
+    const { write, answer } = await draft(of, consent, version, resource, evidence?.salt);
     const { committed } = await grants
-      .submitGrant({ of, writer, consent, permissions, evidence, write, unwrite: (tx) => deleteConsent(tx, consent, version) })
+      .submitGrant({
+        of,
+        writer,
+        consent,
+        permissions,
+        evidence: evidence?.commitment ?? null,
+        write,
+        unwrite: (tx) => deleteConsent(tx, consent, version),
+      })
       .catch(raced);
     return { resource: answer, committed };
   }
@@ -191,6 +217,20 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
       if (found.length > most) throw new CodedError('TOO_COSTLY');
       return Promise.all(found.map(served));
     },
+
+    async proveEvidence(actor, id, version) {
+      const current = await find(actor, id);
+      if (current === undefined) return undefined;
+      const row = await evidenceRow(database, id, version ?? current.version);
+      if (row === undefined) return undefined;
+      const salt = (await rows.open(row.pat, 'core', evidencePlace(id, row.version), row.evidence)).toString('utf8');
+      const { sourceAttachment, sourceReference } = JSON.parse((await served(row)).text) as Consent;
+      const source = sourceAttachment ?? sourceReference;
+      if (source === undefined) return undefined;
+      return { consent: id, version: row.version, source, salt, commitment: evidenceCommitment(source, salt), stateKey: row.state_key };
+    },
+
+    sweep: () => grants.sweep(),
 
     async close() {
       await swept;

@@ -40,14 +40,15 @@ export interface Written {
 export interface Grants {
   /**
    * Puts a Consent's permissions on the ledger in one transaction, and takes away what this Consent said before and says no more.
-   * Clauses of other Consents on the same pairs stay. `committed` false: not within the wait; it still may commit.
+   * Clauses of other Consents on the same pairs stay. A pair on which nothing is left denies here from the local commit on; any
+   * other change counts once committed. `committed` false: not within the wait; it still may commit.
    */
   submitGrant(request: {
     of: PatientName;
     writer: ConsentWriter;
     consent: string;
     permissions: readonly ConsentPermission[];
-    /** SHA-256 of what the registrar has seen. */
+    /** Commitment to what the registrar has seen. */
     evidence: string | null;
     write(tx: Sql, written: Written): Promise<void>;
     unwrite(tx: Sql): Promise<void>;
@@ -61,7 +62,7 @@ export interface Grants {
     further: readonly Pair[];
     write(tx: Sql, written: Written): Promise<void>;
   }): Promise<{ committed: boolean }>;
-  /** Removes local denials that the projection has caught up with; they are without effect anyway. */
+  /** Removes local denials that the projection has caught up with, which are without effect anyway, and those of refused grants. */
   sweep(): Promise<void>;
 }
 
@@ -146,6 +147,14 @@ export function createGrants(
       });
       const pairs = permissions.map(({ grantee, category }) => ({ grantee, category }));
       await request.write(tx, { outbox: row, stateKey: versionKey(of, first, first.sequence), statement: identityOf(payload), pairs });
+      // Whole triples only: a denial of one knows no clauses, and would take what other Consents grant.
+      const gone = permissions.filter(({ clauses }) => clauses.length === 0);
+      await tx.query(sql`
+        insert into revocation (inst, pat, grantor, grantee, category, used_key, outbox)
+        select ${of.institution}, ${of.patient}, 'patient', g, c, k, ${row}
+        from unnest(${gone.map((p) => p.grantee)}::text[], ${gone.map((p) => p.category)}::text[],
+          ${gone.map((p) => versionKey(of, p, p.sequence))}::text[]) as t(g, c, k)
+        on conflict do nothing`);
       const kept = new Set(request.permissions.map(pairKey));
       await dueKeys(
         tx,
@@ -156,7 +165,12 @@ export function createGrants(
       return row;
     });
     const carried = await awaitCommit(parts, id, waitMs);
-    if (carried.state === 'rejected') await database.transaction((tx) => request.unwrite(tx));
+    if (carried.state === 'rejected') {
+      await database.transaction(async (tx) => {
+        await tx.query(sql`delete from revocation where outbox = ${id}`);
+        await request.unwrite(tx);
+      });
+    }
     return carried;
   }
 
@@ -165,6 +179,7 @@ export function createGrants(
       for (let attempt = 1; ; attempt++) {
         const carried = await grantOnce(request);
         if (carried.state !== 'rejected') {
+          if (carried.state === 'committed') await this.sweep();
           parts.onLost();
           return { committed: carried.state === 'committed' };
         }
@@ -228,7 +243,9 @@ export function createGrants(
 
     async sweep() {
       await database.query(sql`
-        delete from revocation v where exists (select 1 from projection.state s where s.key = v.used_key)`);
+        delete from revocation v where exists (select 1 from projection.state s where s.key = v.used_key)
+          or (v.used_key like 'perm/%' and not exists (
+            select 1 from outbox o where o.id = v.outbox and (o.settled_at is null or o.state = 'committed')))`);
     },
   };
 }

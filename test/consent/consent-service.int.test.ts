@@ -1,12 +1,15 @@
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
 import type { Consent } from 'fhir/r4.js';
 import type { Actor } from '../../src/auth/actor.ts';
+import { evidenceCommitment } from '../../src/consent/evidence.ts';
 import { readableScope } from '../../src/consent/readable-scope.ts';
 import { CodedError, codeOf } from '../../src/errors.ts';
 import { clause, grantPayload, TYP } from '../../src/ledger/contract/payloads.ts';
 import { sql } from '../../src/store/sql.ts';
+import { canonicalJson } from '../../src/vault/canonical-json.ts';
 import { until } from '../queue/conformance.ts';
 import { createLedgerWorld, type LedgerWorld } from './ledger-world.ts';
 
@@ -141,7 +144,26 @@ test('who may write: the patient, or a registrar with evidence', async () => {
     evidence: string;
   }[];
   assert.equal(permission?.onBehalf, `member:${world.institution}:${registrar}`);
+  // A commitment, not a hash: who knows or guesses the form finds nothing on the ledger, who is shown the salt can check it.
+  const source = seen.sourceAttachment ?? {};
+  const bare = createHash('sha256').update(canonicalJson(source)).digest('hex');
   assert.match(permission?.evidence ?? '', /^[0-9a-f]{64}$/);
+  assert.notEqual(permission?.evidence, bare);
+  const proof = await world.consents.proveEvidence(world.member(registrar), resource.id);
+  assert.ok(proof !== undefined);
+  assert.deepEqual(proof.source, source);
+  assert.equal(proof.commitment, permission?.evidence);
+  assert.ok(Buffer.from(proof.salt, 'base64url').length >= 16);
+  assert.equal(evidenceCommitment(proof.source, proof.salt), permission?.evidence);
+  assert.notEqual(evidenceCommitment({ ...proof.source, title: 'Another form' }, proof.salt), permission?.evidence);
+  const [stands] = await world.database.query<{ value: string }>(sql`select value from projection.state where key = ${proof.stateKey}`);
+  assert.equal((JSON.parse(stands?.value ?? '{}') as { evidence?: string }).evidence, proof.commitment);
+  assert.equal(await world.consents.proveEvidence(world.member(member), resource.id), undefined);
+  const [row] = await world.database.query<{ evidence: Buffer }>(sql`select evidence from consent_version where consent = ${resource.id}`);
+  assert.ok(row !== undefined && !row.evidence.includes(Buffer.from(proof.salt, 'base64url')), 'the salt lies sealed');
+  const same = await create(world.member(registrar), seen);
+  const again = await world.consents.proveEvidence(world.member(registrar), same.resource.id);
+  assert.ok(again !== undefined && again.commitment !== proof.commitment, 'the same form twice does not show');
   assert.equal((await world.consents.readConsent(world.member(registrar), resource.id, new Date()))?.id, resource.id);
   // A suspended registrar is none.
   await world.membership.suspend(registrar);
@@ -208,6 +230,59 @@ test('a revocation denies here at once, whatever the ledger does meanwhile', asy
   assert.equal((await slow).committed, true);
   // The revoke names its Consent: the other one's clauses stand again, now on the ledger.
   assert.deepEqual(await scopeOf(world.member(member), patient), ['core', 'laboratory']);
+});
+
+test('a narrower Consent denies here at once what it takes away whole; what stays and what others grant is read meanwhile', async () => {
+  const patient = await world.enrol();
+  const me = world.person(patient);
+  const { member } = await world.membership.registerMember({ name: 'Dr. Hana Sato', role: 'clinician' });
+  const wide = await create(
+    me,
+    consent(patient, [provision(member, 'laboratory'), provision(member, 'radiation-dose'), provision(member, 'history-and-physical')]),
+  );
+  await create(me, consent(patient, [provision(member, 'history-and-physical')]));
+  world.relay.pause();
+  const narrower = { ...consent(patient, [provision(member, 'radiation-dose')]), id: wide.resource.id } as Consent;
+  const slow = update(me, wide.resource.id, narrower, '1');
+  await until('it denies', async () => (await scopeOf(world.member(member), patient)).length === 3);
+  // The other Consent still grants the history: there the whole triple is not taken away.
+  assert.deepEqual(await scopeOf(world.member(member), patient), ['core', 'history-and-physical', 'radiation-dose']);
+  world.relay.resume();
+  assert.equal((await slow).committed, true);
+  assert.deepEqual(await scopeOf(world.member(member), patient), ['core', 'history-and-physical', 'radiation-dose']);
+  await world.consents.sweep();
+  assert.deepEqual(await world.database.query(sql`select 1 from revocation`), []);
+  // Given again it is readable again.
+  const back = {
+    ...consent(patient, [provision(member, 'radiation-dose'), provision(member, 'laboratory')]),
+    id: wide.resource.id,
+  } as Consent;
+  await update(me, wide.resource.id, back, '2');
+  assert.deepEqual(await scopeOf(world.member(member), patient), ['core', 'history-and-physical', 'laboratory', 'radiation-dose']);
+});
+
+test('a narrower Consent that the ledger refuses leaves no denial behind', async () => {
+  const patient = await world.enrol();
+  const me = world.person(patient);
+  const { member } = await world.membership.registerMember({ name: 'Dr. Ivo Brandt', role: 'clinician' });
+  const wide = await create(me, consent(patient, [provision(member, 'laboratory'), provision(member, 'radiation-dose')]));
+  world.relay.pause();
+  const narrower = { ...consent(patient, [provision(member, 'radiation-dose')]), id: wide.resource.id } as Consent;
+  const slow = update(me, wide.resource.id, narrower, '1');
+  await until('it denies', async () => (await scopeOf(world.member(member), patient)).length === 2);
+  const [row] = await world.database.query<{ outbox: string }>(sql`select outbox from revocation`);
+  // Refused by the ledger for good, as a grant is that came too late; and the process that waited for it is gone.
+  await world.database.query(
+    sql`update outbox set state = 'rejected', error_code = 'GRANT_EXPIRED', settled_at = now() where id = ${row?.outbox}`,
+  );
+  await world.database.query(
+    sql`insert into revocation select inst, pat, grantor, grantee, category, used_key || '9', 'obx-gone', now() from revocation`,
+  );
+  world.relay.resume();
+  await assert.rejects(slow);
+  await world.consents.sweep();
+  assert.deepEqual(await world.database.query(sql`select 1 from revocation`), []);
+  assert.deepEqual(await scopeOf(world.member(member), patient), ['core', 'laboratory', 'radiation-dose']);
 });
 
 async function directGrant(patient: string, member: string, sequence: number): Promise<{ jws: string }> {

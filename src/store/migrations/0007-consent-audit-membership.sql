@@ -30,12 +30,14 @@ create table consent_version (
   outbox text not null,
   last_updated timestamptz not null,
   body bytea not null,                    -- sealed under the patient's core key, place consent/<id>/<version>
+  evidence bytea,                         -- salt of the commitment to what a registrar saw, sealed at consent/<id>/<version>/evidence
   primary key (consent, version)
 );
 create index consent_version_patient on consent_version (inst, pat);
 
--- Revocations accepted here and not seen on the ledger yet: they deny, whatever the sequence of a permission
--- (architecture section 7). A row is without effect once the projection holds its used_key, and is then swept.
+-- Revocations accepted here and not seen on the ledger yet, and triples that a narrower grant takes away whole: they deny, whatever
+-- the sequence of a permission (architecture section 7). A row is without effect once the projection holds its used_key (the revoke's
+-- used/…, the grant's version of that triple), and is then swept; that of a grant which was refused goes with it.
 create table revocation (
   inst text not null, pat text not null, grantor text not null, grantee text not null, category text not null,
   used_key text not null,
