@@ -151,7 +151,73 @@ describe('records as they may come', () => {
     await reconciled();
   });
 
-  test('a withdrawal overtakes what else waits, and reaches the ledger after the enrolment of its patient', async () => {
+  test('a member of a note that has its name from its identifier is gone; so is the whole, when nothing is left of it', async () => {
+    const also = { masterIdentifier: { system: 'urn:example:documents', value: '77' } };
+    await source.tell('notes', [noteRecord('m1', { also }), noteRecord('m2', { version: 2, also })]);
+    await source.tell('notes', [gone('DocumentReference', 'm1')]);
+    const [left] = await documentsOf('DocumentReference/m2');
+    assert.deepEqual([left?.version, left?.withdrawn], [2, null]);
+    await source.tell('notes', [gone('DocumentReference', 'm2')]);
+    assert.deepEqual(
+      (await documentsOf('DocumentReference/m2')).map((one) => one.withdrawn),
+      ['DELETED_AT_SOURCE'],
+    );
+    await reconciled();
+  });
+
+  test('a result that moves to another patient takes the report that held it from sight; what stays is a document of its own', async () => {
+    await source.tell('labs', [resultRecord('o5'), resultRecord('o6'), reportRecord('r4', ['o5', 'o6'])]);
+    const [first] = await documentsOf('DiagnosticReport/r4');
+    await source.tell('labs', [resultRecord('o6', { version: 2, patient: 'Patient/p2' })]);
+    const [wrong, right] = [...(await documentsOf('DiagnosticReport/r4'))].sort((a) => (a.withdrawn === null ? 1 : -1));
+    assert.deepEqual([wrong?.document, wrong?.withdrawn], [first?.document, 'WRONG_PATIENT']);
+    assert.deepEqual([right?.version, right?.withdrawn], [1, null]);
+    assert.deepEqual((await manifestOf(right?.document ?? '')).own.map(({ id }) => id).sort(), ['o5', 'r4']);
+    await reconciled();
+  });
+
+  test('a pull that is stopped is no fault of its stream', async () => {
+    const stop = new AbortController();
+    const progress = await source.stopped('labs', stop);
+    assert.match(progress.error ?? '', /^UNAVAILABLE/);
+    const [stream] = await world.core.database.query(
+      sql`select last_error, running_until, complete from stream where source = 'ehr' and stream = 'labs'`,
+    );
+    assert.deepEqual(stream, { last_error: null, running_until: null, complete: true });
+  });
+
+  test('a puller whose lease another has taken stores nothing more, and leaves the lease alone', async () => {
+    const taken = sql`update stream set holder = 'another', running_until = now() + interval '1 minute' where source = 'ehr' and stream = 'notes'`;
+    await assert.rejects(
+      source.store('notes', [noteRecord('l1')], () => world.core.database.query(taken), [noteRecord('l2')]),
+      { code: 'STREAM_BUSY' },
+    );
+    const [stream] = await world.core.database.query<{ holder: string }>(
+      sql`select holder from stream where source = 'ehr' and stream = 'notes'`,
+    );
+    assert.equal(stream?.holder, 'another');
+    await world.core.database.query(sql`update stream set holder = null, running_until = null`);
+    const progress = await source.tell('notes', [noteRecord('l1'), noteRecord('l2')]);
+    assert.equal(progress.known, 1);
+  });
+
+  test('a withdrawal goes before what else waits', async () => {
+    const { core } = world;
+    await source.tell('notes', [noteRecord('w1')]);
+    await source.store(
+      'notes',
+      Array.from({ length: 30 }, (_, i) => noteRecord(`backlog${i}`)),
+    );
+    await source.store('notes', [gone('DocumentReference', 'w1')]);
+    await core.assembler.drain();
+    const [first] = await core.database.query<{ transaction: string }>(
+      sql`select transaction from outbox where seq > (select max(seq) - 31 from outbox) order by seq limit 1`,
+    );
+    assert.equal(first?.transaction, 'withdrawDocument');
+    await settled(core);
+  });
+
+  test('a withdrawal reaches the ledger after the enrolment of its patient', async () => {
     const { core } = world;
     core.relay.pause();
     await source.store('notes', [patientRecord('p4', '1004'), noteRecord('n4', { patient: 'Patient/p4' })]);
@@ -168,4 +234,20 @@ describe('records as they may come', () => {
     assert.deepEqual(refused, []);
     await reconciled();
   });
+});
+
+test('a stop while much waits: what is under way is finished, the rest is left for the next start', async () => {
+  const { url, database } = await withTestDatabase();
+  const world = await createPipelineWorld({ databaseUrl: url });
+  try {
+    const source = scriptedSource(world.core);
+    await source.store('notes', [patientRecord('p1', '1001'), ...Array.from({ length: 300 }, (_, i) => noteRecord(`n${i}`))]);
+    const draining = world.core.assembler.drain();
+    await world.core.close();
+    await draining;
+    const [left] = await database.query<{ n: number }>(sql`select count(*) as n from record where outcome = 'pending'`);
+    assert((left?.n ?? 0) > 200, `only ${left?.n} records were left waiting`);
+  } finally {
+    await world.close();
+  }
 });

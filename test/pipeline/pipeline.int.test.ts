@@ -528,14 +528,17 @@ const STRANGE: readonly unknown[] = [
 
 /** What says which record it is and when it was stated: a strange one must not seem newer than the right one. */
 const KEPT = new Set(['resourceType', 'id', 'meta', 'issued', 'date']);
+/** Who it is: a patient whose name changes is held for a person, and no later text of the source heals that. */
+const KEPT_OF_PATIENTS = new Set([...KEPT, 'identifier', 'name', 'birthDate', 'link']);
 
 /** One to three values of the resource replaced by something of another kind. */
 function distorted(text: string, random: () => number): string {
   const resource = JSON.parse(text) as Record<string, unknown>;
+  const kept = resource['resourceType'] === 'Patient' ? KEPT_OF_PATIENTS : KEPT;
   const pick = <T>(list: readonly T[]): T | undefined => list[Math.floor(random() * list.length)];
   for (let times = 1 + Math.floor(random() * 3); times > 0; times--) {
     let parent: Record<string, unknown> = resource;
-    let key = pick(Object.keys(parent).filter((name) => !KEPT.has(name))) ?? 'status';
+    let key = pick(Object.keys(parent).filter((name) => !kept.has(name))) ?? 'status';
     while (typeof parent[key] === 'object' && parent[key] !== null && random() < 0.75 && Object.keys(parent[key] as object).length > 0) {
       parent = parent[key] as Record<string, unknown>;
       key = pick(Object.keys(parent)) ?? key;

@@ -7,21 +7,28 @@ import { settled } from './world.ts';
 export interface ScriptedSource {
   /** One pull of a stream of the source `ehr` that yields these pages; then all that can be filed is filed and entered. */
   tell(stream: 'labs' | 'notes', ...pages: readonly (readonly RawRecord[])[]): Promise<PullProgress>;
-  /** As `tell`, but nothing is worked off afterwards. */
-  store(stream: 'labs' | 'notes', ...pages: readonly (readonly RawRecord[])[]): Promise<PullProgress>;
+  /** As `tell`, but nothing is worked off afterwards. A function between the pages is called there. */
+  store(stream: 'labs' | 'notes', ...pages: readonly Step[]): Promise<PullProgress>;
+  /** A pull that is told to stop before its first page. */
+  stopped(stream: 'labs' | 'notes', stop: AbortController): Promise<PullProgress>;
 }
+type Step = readonly RawRecord[] | (() => Promise<unknown>);
 
 export function scriptedSource(core: Core): ScriptedSource {
   const ehr = core.sources.find(({ source }) => source.id === 'ehr');
   if (ehr === undefined) throw new Error('the sample configuration has no source ehr');
+  const pull = (stream: string, pages: readonly Step[], stop = new AbortController()): Promise<PullProgress> => {
+    const source: Source = { ...ehr.source, pull: (_stream, _mark, { signal }) => scripted(pages, signal) };
+    return core.pull.pullStream({ ...ehr, source }, stream, stop.signal, () => {});
+  };
   const store: ScriptedSource['store'] = async (stream, ...pages) => {
-    const source: Source = { ...ehr.source, pull: () => scripted(pages) };
-    const progress = await core.pull.pullStream({ ...ehr, source }, stream, new AbortController().signal, () => {});
+    const progress = await pull(stream, pages);
     if (progress.error !== undefined) throw new Error(progress.error);
     return progress;
   };
   return {
     store,
+    stopped: (stream, stop) => pull(stream, [() => Promise.resolve(stop.abort())], stop),
     async tell(stream, ...pages) {
       const progress = await store(stream, ...pages);
       await core.assembler.drain();
@@ -31,8 +38,12 @@ export function scriptedSource(core: Core): ScriptedSource {
   };
 }
 
-async function* scripted(pages: readonly (readonly RawRecord[])[]): AsyncGenerator<Page> {
-  for (const records of pages) yield { records };
+async function* scripted(pages: readonly Step[], signal: AbortSignal): AsyncGenerator<Page> {
+  for (const step of pages) {
+    if (typeof step !== 'function') yield { records: step };
+    else await step();
+    signal.throwIfAborted();
+  }
 }
 
 /** How a version of a record differs from the first; `version` orders them in time. */
