@@ -11,6 +11,8 @@ import { createShadow } from './projection-shadow.ts';
 import { type Checkpoint, type Problem, problemOf, readCheckpoint, verifyLedger } from './verify.ts';
 
 const PAGE = 100;
+/** Names in an alarm. */
+const MOST = 100;
 
 /**
  * The cheap part of `ledger verify`, for the running server: are the rows that the readable scope reads those of the blocks? It
@@ -41,7 +43,7 @@ export async function checkProjection(options: {
     throw error;
   }
   if (problems.length > 0) {
-    const names = problems.map(({ what }) => what);
+    const names = problems.slice(0, MOST).map(({ what }) => what);
     const block = (await readCheckpoint(database)).height;
     const alarm: Alarm = { kind: 'projection', block, stateKeys: names };
     if (await raise(database, alarm)) options.onAlarm?.(alarm);

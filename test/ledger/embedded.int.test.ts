@@ -650,6 +650,14 @@ describe('ledger verify', () => {
     await database.query(sql`update ledger_alarm set cleared_at = now()`);
     await found();
     assert.equal(alarms.length, known + 1);
+    // What docs/ledger.md says to do then.
+    const text = await readFile(new URL('../../docs/ledger.md', import.meta.url), 'utf8');
+    await database.query(raw(/```sql\n([\s\S]+?);\n```/.exec(text)?.[1] ?? assert.fail('no statement')));
+    const anew = one.projection();
+    await anew.start();
+    await anew.close();
+    assert.deepEqual(await dump(database), before);
+    assert.deepEqual(await found(), { verify: [], check: [] });
   });
 
   test('the check of the running server binds what it compares with to the tip file', async () => {
