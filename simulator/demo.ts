@@ -81,6 +81,7 @@ if (values.keep && !failed) {
   const control = await startControlServer({
     file: controlFile(settings.data),
     facade: app.facadeUrl,
+    onError: (error) => story.line(`An operation failed: ${error instanceof Error ? error.name : 'unknown'}`),
     operations: { ...app.operations, stop: async () => (setTimeout(() => void stop(), 50), { pid: process.pid }) },
   });
   const stop = async (): Promise<void> => {

@@ -212,6 +212,8 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       const sweeper = createSchedule({ name: 'sweep', everyMs: 3_600_000, work: () => core.reconcile.sweep(), log });
       closers.push(() => sweeper.close());
     }
+    // Before all others, and again in its place where the start fails: no request meets a part that is closed already.
+    if (http !== undefined) closers.push(() => http.close());
 
     return {
       core,

@@ -63,7 +63,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
   const stopping = new AbortController();
   const tipFile = join(data, 'ledger-tip');
   const close = async (): Promise<void> => {
-    stopping.abort();
+    stopping.abort(new CodedError('UNAVAILABLE', { diagnostics: 'It is being stopped.' }));
     for (const closer of closers.splice(0).reverse())
       await closer().catch((error: unknown) => log.error({ err: error }, 'a part did not close'));
   };
@@ -217,6 +217,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
         metrics?.onFiled(count);
         outbox.wake();
       },
+      stopping: stopping.signal,
       log,
     });
     wakeAssembler = () => assembler.wake();

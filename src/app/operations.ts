@@ -34,24 +34,40 @@ export function createOperations(parts: {
     input: { source?: string; stream?: string; dryRun?: boolean },
     onProgress: (progress: PullProgress) => void,
   ): Promise<PullReport> {
-    const chosen = core.sources.filter(({ source }) => input.source === undefined || source.id === input.source);
-    if (chosen.length === 0)
+    const sources = core.sources.filter(({ source }) => input.source === undefined || source.id === input.source);
+    if (sources.length === 0)
       throw new CodedError('NOT_FOUND', { diagnostics: `No source ${input.source ?? ''} is configured or enabled.` });
+    const chosen = sources.map((configured) => ({
+      configured,
+      names: configured.source.streams.filter((stream) => input.stream === undefined || stream === input.stream),
+    }));
+    if (chosen.every(({ names }) => names.length === 0))
+      throw new CodedError('NOT_FOUND', { diagnostics: `No stream ${input.stream ?? ''} is configured.` });
+    const isDry = input.dryRun === true;
     const streams: PullProgress[] = [];
-    const before = await core.questions.counts();
+    const before = core.assembler.filedSoFar();
+    // Sources beside each other, the streams of one after one another: a source is not asked twice at once.
     await Promise.all(
-      chosen.map(async (configured) => {
-        for (const stream of configured.source.streams) {
-          if (input.stream !== undefined && stream !== input.stream) continue;
-          const progress = await core.pull.pullStream(configured, stream, core.stopping, onProgress, { dryRun: input.dryRun === true });
-          metrics.onIntake(progress.source, progress.stream, progress.outcomes);
+      chosen.map(async ({ configured, names }) => {
+        for (const stream of names) {
+          const progress = await core.pull
+            .pullStream(configured, stream, core.stopping, onProgress, { dryRun: isDry })
+            .catch((error: unknown) => busy(configured.source.id, stream, error, onProgress));
+          if (!isDry) metrics.onIntake(progress.source, progress.stream, progress.outcomes);
           streams.push(progress);
         }
       }),
     );
-    if (input.dryRun !== true) await core.assembler.drain();
-    const after = await core.questions.counts();
-    return { streams, filed: after.versions - before.versions, failed: streams.some((stream) => stream.error !== undefined) };
+    if (!isDry) await core.assembler.drain();
+    return { streams, filed: core.assembler.filedSoFar() - before, failed: streams.some((stream) => stream.error !== undefined) };
+  }
+
+  /** Somebody pulls this stream already: said like any other failure of it, and the others go on. */
+  function busy(source: string, stream: string, error: unknown, onProgress: (progress: PullProgress) => void): PullProgress {
+    if (!(error instanceof CodedError) || error.code !== 'STREAM_BUSY') throw error;
+    const progress = { source, stream, pages: 0, records: 0, known: 0, outcomes: {}, warnings: [], done: true, error: error.message };
+    onProgress(progress);
+    return progress;
   }
 
   return {

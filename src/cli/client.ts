@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
+import { CodedError } from '../errors.ts';
 import { print, withOperations } from './run.ts';
 
 export function addClientCommand(program: Command): void {
@@ -22,7 +23,7 @@ export function addClientCommand(program: Command): void {
         const input = {
           name: options.name,
           scopes: options.scope,
-          ...(options.jwk === undefined ? {} : { publicKeyJwk: JSON.parse(readFileSync(options.jwk, 'utf8')) as object }),
+          ...(options.jwk === undefined ? {} : { publicKeyJwk: readJwk(options.jwk) }),
           ...(options.actsForMembers === true ? { actsFor: true } : {}),
         };
         print(options.json, await withOperations(command, (operations) => operations.clientAdd(input)), (added) =>
@@ -34,4 +35,15 @@ export function addClientCommand(program: Command): void {
         );
       },
     );
+}
+
+/** What is wrong with it is said without a word of the file: it may be the private half. */
+function readJwk(file: string): object {
+  try {
+    const jwk = JSON.parse(readFileSync(file, 'utf8')) as unknown;
+    if (typeof jwk === 'object' && jwk !== null) return jwk;
+  } catch {
+    // below
+  }
+  throw new CodedError('BAD_REQUEST', { diagnostics: `${file} cannot be read as a JWK.` });
 }

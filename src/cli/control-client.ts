@@ -5,6 +5,9 @@ import { CodedError } from '../errors.ts';
 import type { ControlFile, ControlLine } from './control-server.ts';
 import type { Operations } from './operations.ts';
 
+/** A pull may keep the process busy for a while; one that does not answer for so long hangs. */
+const PING_MS = 10_000;
+
 /** The running server's control file, undefined where none runs (a stale file of a killed one included). */
 export async function findServer(file: string): Promise<ControlFile | undefined> {
   let control: ControlFile;
@@ -15,10 +18,10 @@ export async function findServer(file: string): Promise<ControlFile | undefined>
     return undefined;
   }
   try {
-    await call(control, 'ping', {}, () => {});
+    await call(control, 'ping', {}, () => {}, PING_MS);
     return control;
   } catch {
-    return undefined; // the pid was given to another process
+    return undefined; // the pid was given to another process, or the server hangs: whoever starts beside it finds its lock
   }
 }
 
@@ -30,7 +33,7 @@ export function remoteOperations(control: ControlFile): Operations {
   });
 }
 
-function call(control: ControlFile, name: string, input: unknown, progress: (p: unknown) => void): Promise<unknown> {
+function call(control: ControlFile, name: string, input: unknown, progress: (p: unknown) => void, timeoutMs?: number): Promise<unknown> {
   return new Promise((resolve, reject) => {
     const lost = (): void => reject(new CodedError('UNAVAILABLE', { diagnostics: 'The running server closed the connection.' }));
     const sent = request(
@@ -52,6 +55,7 @@ function call(control: ControlFile, name: string, input: unknown, progress: (p: 
       },
     );
     sent.on('error', lost);
+    if (timeoutMs !== undefined) sent.setTimeout(timeoutMs, () => sent.destroy());
     sent.end(JSON.stringify(input));
   });
 }

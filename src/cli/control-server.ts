@@ -25,8 +25,10 @@ export async function startControlServer(options: {
   file: string;
   facade: string;
   operations: Operations;
+  /** Errors without a code: the caller is told INTERNAL, the operator must find them in the log. */
+  onError(error: unknown, operation: string): void;
 }): Promise<{ close(): Promise<void> }> {
-  const { file, facade, operations } = options;
+  const { file, facade, operations, onError } = options;
   const token = randomBytes(32).toString('base64url');
   const expected = Buffer.from(`Bearer ${token}`);
   const server = createServer((request, response) => {
@@ -59,6 +61,7 @@ export async function startControlServer(options: {
       const operation = operations[name as OperationName] as (input: never, progress: (p: unknown) => void) => Promise<unknown>;
       write({ result: (await operation(input, (progress) => write({ progress }))) ?? null });
     } catch (error) {
+      if (codeOf(error) === undefined) onError(error, name);
       const diagnostics = error instanceof CodedError ? error.detail.diagnostics : undefined;
       write({ error: { code: codeOf(error) ?? 'INTERNAL', ...(diagnostics === undefined ? {} : { diagnostics }) } });
     }

@@ -2,8 +2,11 @@ import type { Command } from 'commander';
 import { CodedError } from '../errors.ts';
 import { findServer } from './control-client.ts';
 import { startControlServer } from './control-server.ts';
-import { controlFile, type GlobalOptions } from './run.ts';
+import { controlFile, type GlobalOptions, PROBLEMS } from './run.ts';
 import { readSettings } from './settings.ts';
+
+/** A stop takes at most: requests 10 s, jobs 10 s, PostgreSQL 20 s, and what is between. */
+export const STOP_GIVES_UP_MS = 60_000;
 
 export function addStartCommand(program: Command): void {
   program
@@ -20,10 +23,15 @@ export function addStartCommand(program: Command): void {
       const { createApp } = await import('../app.ts');
       const app = await createApp({ settings, serve: true, logLevel: options.logLevel });
       let stopping: Promise<void> | undefined;
-      const stop = (): Promise<void> => (stopping ??= control.close().then(() => app.close()));
+      const stop = (): Promise<void> => {
+        // What does not end is ended: a kill is safe, and the next start finds what was left.
+        setTimeout(() => process.exit(PROBLEMS), STOP_GIVES_UP_MS).unref();
+        return (stopping ??= control.close().then(() => app.close()));
+      };
       const control = await startControlServer({
         file: controlFile(settings.data),
         facade: app.facadeUrl,
+        onError: (error, operation) => app.core.log.error({ operation, err: error }, 'an operation failed'),
         operations: {
           ...app.operations,
           stop: async () => {
@@ -31,6 +39,9 @@ export function addStartCommand(program: Command): void {
             return { pid: process.pid };
           },
         },
+      }).catch(async (error: unknown) => {
+        await app.close();
+        throw error;
       });
       for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => void stop());
       process.stdout.write(

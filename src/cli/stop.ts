@@ -1,9 +1,8 @@
 import type { Command } from 'commander';
 import { findServer, remoteOperations } from './control-client.ts';
-import { controlFile, type GlobalOptions, print } from './run.ts';
+import { controlFile, type GlobalOptions, PROBLEMS, print } from './run.ts';
 import { readSettings } from './settings.ts';
-
-const GIVE_UP_MS = 30_000;
+import { STOP_GIVES_UP_MS } from './start.ts';
 
 export function addStopCommand(program: Command): void {
   program
@@ -19,11 +18,11 @@ export function addStopCommand(program: Command): void {
         return;
       }
       await remoteOperations(server).stop({});
-      const until = Date.now() + GIVE_UP_MS;
+      const until = Date.now() + STOP_GIVES_UP_MS + 5000;
       while (isAlive(server.pid) && Date.now() < until) await new Promise((resolve) => setTimeout(resolve, 100));
-      print(options.json, { stopped: !isAlive(server.pid), pid: server.pid }, ({ stopped }) =>
-        stopped ? 'Stopped.' : 'It is still stopping.',
-      );
+      const stopped = !isAlive(server.pid);
+      print(options.json, { stopped, pid: server.pid }, () => (stopped ? 'Stopped.' : 'It is still stopping.'));
+      if (!stopped) process.exitCode = PROBLEMS;
     });
 }
 

@@ -12,8 +12,12 @@ import type { createWithdrawal } from './withdrawal.ts';
 
 /** Drafts filed together: one commit for many, but the first ones go at once, so that a pull shows its first document soon. */
 const BATCH = 24;
+/** Records looked up at once. */
+const PAGE = 200;
 /** Rounds more for what became due while it was worked off; after them the next pull goes on. */
 const AGAIN = 3;
+/** A database that was away is mostly back by then. */
+const RETRY_MS = 5000;
 
 /**
  * The loop that turns pending records into filed documents. One runs at a time in the process that holds the custodian;
@@ -28,24 +32,29 @@ export function createAssembler(parts: {
   replay: Pick<ReturnType<typeof createReplay>, 'due'>;
   /** Documents were filed: the outbox has work. */
   onFiled(count: number): void;
+  /** We are stopping: what is under way is finished, and the rest left for the next start. */
+  stopping: AbortSignal;
   log: Logger;
 }) {
-  const { database, assembly, filing, withdrawal, resealing, replay, onFiled, log } = parts;
-  let closed = false;
+  const { database, assembly, filing, withdrawal, resealing, replay, onFiled, stopping, log } = parts;
   let running: Promise<unknown> = Promise.resolve();
   let wanted = false;
   /** Number of the newest record that a whole round has looked at; 0: nothing is known. */
   let lookedAt = 0;
+  let retry: NodeJS.Timeout | undefined;
+  let total = 0;
   /** Something that was looked at is due once more. */
   let again = false;
 
   /** Starts a round soon; many calls make one round. */
   function wake(): void {
-    if (wanted || closed) return;
+    if (wanted || stopping.aborted) return;
     wanted = true;
-    void drain().catch((error: unknown) =>
-      log.error({ err: codeOf(error) ?? error }, 'assembly failed; it is tried again at the next pull'),
-    );
+    void drain().catch((error: unknown) => {
+      log.error({ err: codeOf(error) ?? error }, 'assembly failed; it is tried again');
+      clearTimeout(retry);
+      retry = setTimeout(wake, RETRY_MS);
+    });
   }
 
   /**
@@ -68,9 +77,9 @@ export function createAssembler(parts: {
     lookedAt = 0;
     let filed = await workOff(from);
     // What another subject gave up waits again, and a subject that moved on while its document was made is due again.
-    for (let rounds = 0; again && !closed && rounds < AGAIN; rounds++) filed += await workOff(0);
-    while (!closed && (await withdrawal.resealWithdrawn()) > 0);
-    while (!closed && (await resealing.resealStale()) > 0);
+    for (let rounds = 0; again && !stopping.aborted && rounds < AGAIN; rounds++) filed += await workOff(0);
+    while (!stopping.aborted && (await withdrawal.resealWithdrawn()) > 0);
+    while (!stopping.aborted && (await resealing.resealStale()) > 0);
     return filed;
   }
 
@@ -80,6 +89,7 @@ export function createAssembler(parts: {
     let filed = 0;
     let handed = 0;
     let cursor = 0;
+    let corrected = 0;
     const seen = new Set<string>();
     // One batch is rendered, sealed and filed while the next is assembled.
     let filing: Promise<number> = Promise.resolve(0);
@@ -90,13 +100,16 @@ export function createAssembler(parts: {
       filing.catch(() => {}); // heard by whoever waits for it next
     };
     try {
-      while (!closed) {
-        const pending = await pendingRecords(database, 200, { after: cursor, unfinishedAfter: from });
+      while (!stopping.aborted) {
+        // What takes something back must not stay shown for as long as a backlog lasts.
+        const correcting = await pendingRecords(database, PAGE, { after: corrected, unfinishedAfter: from, correcting: true });
+        corrected = correcting.at(-1)?.seq ?? corrected;
+        const following = await pendingRecords(database, PAGE, { after: cursor, unfinishedAfter: from });
+        const pending = [...correcting, ...following];
         if (pending.length === 0) break;
         let drafts: DocumentDraft[] = [];
         for (const record of pending) {
-          if (closed) break;
-          cursor = record.seq;
+          if (stopping.aborted) break;
           if (seen.has(record.rec)) continue;
           seen.add(record.rec);
           try {
@@ -114,13 +127,14 @@ export function createAssembler(parts: {
           }
         }
         await hand(drafts);
+        cursor = following.at(-1)?.seq ?? cursor;
       }
     } finally {
       // A failure that is already on its way up is the one to tell.
       filed += await filing.catch(() => 0);
     }
     await filing;
-    if (!closed) lookedAt = Math.max(from, cursor);
+    if (!stopping.aborted) lookedAt = Math.max(from, cursor);
     return filed;
   }
 
@@ -145,6 +159,7 @@ export function createAssembler(parts: {
         log.info({ subject: only?.subject.sub }, 'a subject moved on while its document was made');
       } else if (only !== undefined) await quarantine(pendingOf(only), error);
     }
+    total += filed;
     if (filed > 0) onFiled(filed);
     return filed;
   }
@@ -163,9 +178,12 @@ export function createAssembler(parts: {
   return {
     wake,
     drain,
+    /** Document versions filed since the start. */
+    filedSoFar: () => total,
     async close() {
-      closed = true;
+      clearTimeout(retry);
       await running;
+      clearTimeout(retry);
     },
   };
 }

@@ -118,6 +118,7 @@ export function createIntake(parts: {
         versionId: await sealVersionName(rows, s.rec, { type: s.raw.type, id: s.raw.id, versionId: s.raw.versionId }),
         lastUpdated: orderOf(s) === 0 ? null : new Date(orderOf(s)),
         current: decided.current,
+        corrects: before?.outcome === 'own',
         deleted: s.raw.deleted === true,
         outcome: decided.outcome,
         reason: decided.reason,

@@ -33,6 +33,7 @@ export interface ConfiguredSource {
 const LEASE_MS = 120_000;
 /** The outbox's high-water mark is no limit to the row, so it is not counted for every small page of a sweep. */
 const ROOM_HOLDS_MS = 250;
+const MAX_WARNINGS = 50;
 
 /**
  * Pulls streams: one puller a stream (lease), a page and its mark in one transaction. A failing stream is reported and
@@ -67,6 +68,7 @@ export function createPull(parts: {
       onProgress(progress);
     };
     const name = `${source.id}/${stream}`;
+    const isDry = options.dryRun === true;
     if (underway.has(name)) throw new CodedError('STREAM_BUSY', { diagnostics: name });
     underway.add(name);
     try {
@@ -97,33 +99,36 @@ export function createPull(parts: {
       });
       let roomFoundAt = 0;
       for await (const page of pages) {
-        if (options.dryRun !== true && performance.now() - roomFoundAt > ROOM_HOLDS_MS) {
+        if (!isDry && performance.now() - roomFoundAt > ROOM_HOLDS_MS) {
           await room(signal);
           roomFoundAt = performance.now();
         }
         const sealedMark =
           page.mark === undefined ? undefined : await rows.sealPurpose('marks', markPlace(source.id, stream), Buffer.from(page.mark));
-        const counts =
-          options.dryRun === true
-            ? await intake.preview(source.id, stream, classify, page.records)
-            : await intake.storePage(source.id, stream, classify, page, (tx) => advanceStream(tx, source.id, stream, sealedMark, LEASE_MS));
+        const counts = isDry
+          ? await intake.preview(source.id, stream, classify, page.records)
+          : await intake.storePage(source.id, stream, classify, page, (tx) =>
+              advanceStream(tx, source.id, stream, sealedMark, LEASE_MS, holder),
+            );
         report({
           pages: progress.pages + 1,
           records: progress.records + page.records.length,
           known: progress.known + counts.known,
           outcomes: added(progress.outcomes, counts.outcomes),
-          warnings: [...progress.warnings, ...(page.warnings ?? [])],
+          warnings: told(progress.warnings, page.warnings),
         });
         if (counts.stored > 0) onStored();
       }
-      await releaseStream(database, source.id, stream, options.dryRun === true ? 'stopped' : 'completed');
+      await releaseStream(database, source.id, stream, holder, isDry ? 'stopped' : 'completed');
       report({ done: true });
     } catch (error) {
       // The code says what to do; the message of another error could quote a source's answer.
-      const code = codeOf(error) ?? 'INTERNAL';
+      const code = codeOf(error) ?? (signal.aborted ? 'UNAVAILABLE' : 'INTERNAL');
       if (code === 'STREAM_BUSY') throw error;
-      await releaseStream(database, source.id, stream, { error: code }).catch(() => {});
-      log.error({ source: source.id, stream, code, err: codeOf(error) === undefined ? error : undefined }, 'pull of a stream failed');
+      // Should this fail, the database is away, and the lease is taken anew by its holder.
+      await releaseStream(database, source.id, stream, holder, isDry || signal.aborted ? 'stopped' : { error: code }).catch(() => {});
+      if (signal.aborted) log.info({ source: source.id, stream }, 'pull of a stream stopped');
+      else log.error({ source: source.id, stream, code, err: codeOf(error) === undefined ? error : undefined }, 'pull of a stream failed');
       report({ done: true, error: error instanceof CodedError ? error.message : code });
     } finally {
       underway.delete(name);
@@ -132,6 +137,11 @@ export function createPull(parts: {
   }
 
   return { pullStream };
+}
+
+/** Each warning once: a sweep of thousands of patients says the same of each. */
+function told(warnings: readonly string[], more: readonly string[] | undefined): readonly string[] {
+  return more === undefined || more.length === 0 ? warnings : [...new Set([...warnings, ...more])].slice(0, MAX_WARNINGS);
 }
 
 function added(a: Readonly<Record<string, number>>, b: Readonly<Record<string, number>>): Record<string, number> {

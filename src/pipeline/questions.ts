@@ -192,17 +192,17 @@ export function createQuestions(parts: { database: Database }) {
     };
   }
 
-  /** Counts for `status`: records by outcome and reason, standing documents, and all document versions ever filed. */
-  async function counts(): Promise<{ records: Record<string, number>; documents: number; versions: number }> {
+  /** Counts for `status`: records by outcome and reason, and standing documents. */
+  async function counts(): Promise<{ records: Record<string, number>; documents: number }> {
     const rows = await database.query<{ outcome: string; reason: string | null; count: number }>(
       sql`select outcome, reason, count(*) as count from record group by outcome, reason order by 1, 2`,
     );
-    const [documents] = await database.query<{ standing: number; versions: number }>(sql`
-      select (select count(*) from subject where version > 0 and withdrawn_at is null) as standing, (select count(*) from document_version) as versions`);
+    const [documents] = await database.query<{ standing: number }>(
+      sql`select count(*) as standing from subject where version > 0 and withdrawn_at is null`,
+    );
     return {
       records: Object.fromEntries(rows.map((row) => [row.reason === null ? row.outcome : `${row.outcome}:${row.reason}`, row.count])),
       documents: documents?.standing ?? 0,
-      versions: documents?.versions ?? 0,
     };
   }
 

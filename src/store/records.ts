@@ -39,6 +39,8 @@ export interface NewRecord {
   sealedFor: string | null;
   /** Sealed versionId of the source. */
   versionId: Buffer;
+  /** The version before it stands in a document. */
+  corrects: boolean;
   lastUpdated: Date | null;
   current: boolean;
   deleted: boolean;
@@ -101,15 +103,15 @@ export async function insertRecords(tx: Sql, records: readonly NewRecord[]): Pro
       reason = case when outcome in ('pending', 'quarantine') then 'SUPERSEDED' else reason end
     where key = any(${supersedes}) and current`);
   await tx.query(sql`
-    insert into record (rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, deleted, outcome, reason, rule,
+    insert into record (rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, corrects, deleted, outcome, reason, rule,
       config_hash, category, pat, patient_key, not_before, decided_at)
-    select rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, deleted, outcome, reason, rule,
+    select rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, corrects, deleted, outcome, reason, rule,
       config_hash, category, pat, patient_key, coalesce(not_before, now()), now() from unnest(${column('rec')}::text[], ${column('source')}::text[], ${column('stream')}::text[], ${column('type')}::text[],
       ${column('key')}::text[], ${column('versionKey')}::text[], ${column('content')}::text[], ${column('raw')}::bytea[],
-      ${column('sealedFor')}::text[], ${column('versionId')}::bytea[], ${column('lastUpdated')}::timestamptz[], ${column('current')}::boolean[], ${column('deleted')}::boolean[],
+      ${column('sealedFor')}::text[], ${column('versionId')}::bytea[], ${column('lastUpdated')}::timestamptz[], ${column('current')}::boolean[], ${column('corrects')}::boolean[], ${column('deleted')}::boolean[],
       ${column('outcome')}::text[], ${column('reason')}::text[], ${column('rule')}::text[], ${column('configHash')}::text[],
       ${column('category')}::text[], ${column('pat')}::text[], ${column('patientKey')}::text[], ${column('notBefore')}::timestamptz[])
-      as t(rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, deleted, outcome, reason, rule,
+      as t(rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, corrects, deleted, outcome, reason, rule,
         config_hash, category, pat, patient_key, not_before)
     on conflict (version_key) do nothing`);
   const links = records.flatMap((record) => record.links.map((link) => ({ rec: record.rec, ...link })));
@@ -136,16 +138,17 @@ export async function recordsById(sqlOn: Sql, recs: readonly string[]): Promise<
 /**
  * Records that wait for assembly, oldest first, from behind `after`. Of streams that are still being read only those behind
  * `unfinishedAfter`: the ones before were looked at, and what they wait for comes with a record of its own. `final`: their
- * stream came to its end, so what a record still waits for will not come.
+ * stream came to its end, so what a record still waits for will not come. `correcting`: only those whose last version stands in a
+ * document.
  */
 export async function pendingRecords(
   sqlOn: Sql,
   limit: number,
-  place: { after: number; unfinishedAfter: number },
+  place: { after: number; unfinishedAfter: number; correcting?: boolean },
 ): Promise<{ rec: string; key: string; seq: number; final: boolean }[]> {
   return sqlOn.query(sql`
     select r.rec, r.key, r.seq, coalesce(s.complete, false) as final from record r left join stream s on s.source = r.source and s.stream = r.stream
-    where r.outcome = 'pending' and r.current and r.not_before <= now() and r.seq > ${place.after}::bigint
+    where r.outcome = 'pending' and ${place.correcting === true ? sql`r.corrects and` : sql``} r.current and r.not_before <= now() and r.seq > ${place.after}::bigint
       and (coalesce(s.complete, false) or r.seq > ${place.unfinishedAfter}::bigint) order by r.seq limit ${limit}`);
 }
 

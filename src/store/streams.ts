@@ -1,3 +1,4 @@
+import { CodedError } from '../errors.ts';
 import type { Database, Sql } from './database.ts';
 import { sql } from './sql.ts';
 
@@ -21,18 +22,33 @@ export async function leaseStream(database: Database, source: string, stream: st
   return rows.length > 0;
 }
 
-/** Prolongs the lease and stores the mark, inside the transaction that stored the page. Until the release it is incomplete. */
-export async function advanceStream(tx: Sql, source: string, stream: string, mark: Buffer | undefined, leaseMs: number): Promise<void> {
-  await tx.query(sql`
+/**
+ * Prolongs the lease and stores the mark, inside the transaction that stored the page. Until the release it is incomplete.
+ * Throws STREAM_BUSY where another has taken the lease meanwhile: the page is his, and rolls back here.
+ */
+export async function advanceStream(
+  tx: Sql,
+  source: string,
+  stream: string,
+  mark: Buffer | undefined,
+  leaseMs: number,
+  holder: string,
+): Promise<void> {
+  const rows = await tx.query(sql`
     update stream set mark = coalesce(${mark ?? null}, mark), complete = false, running_until = now() + ${leaseMs} * interval '1 ms'
-    where source = ${source} and stream = ${stream}`);
+    where source = ${source} and stream = ${stream} and holder = ${holder} returning source`);
+  if (rows.length === 0) throw new CodedError('STREAM_BUSY', { diagnostics: `${source}/${stream}` });
 }
 
-/** `completed`: it was read to its end. `stopped`: nothing was stored (a dry run). Else the code of what went wrong. */
+/**
+ * `completed`: it was read to its end. `stopped`: it was a dry run, or we are stopping, which is no fault. Else the code of what
+ * went wrong.
+ */
 export async function releaseStream(
   sqlOn: Sql,
   source: string,
   stream: string,
+  holder: string,
   end: 'completed' | 'stopped' | { error: string },
 ): Promise<void> {
   const completed = end === 'completed';
@@ -41,10 +57,10 @@ export async function releaseStream(
     update stream set running_until = null, holder = null, complete = complete or ${completed},
       last_error = case when ${end === 'stopped'} then last_error else ${error}::text end,
       last_success = case when ${completed} then now() else last_success end
-    where source = ${source} and stream = ${stream}`);
+    where source = ${source} and stream = ${stream} and holder = ${holder}`);
 }
 
-/** After a crash nobody holds the leases of this process any more; the one start path frees them. */
+/** At a start nobody holds a lease: who holds the keys is alone, and has not pulled yet. */
 export async function freeLeases(sqlOn: Sql): Promise<void> {
   await sqlOn.query(sql`update stream set running_until = null, holder = null where running_until is not null`);
 }

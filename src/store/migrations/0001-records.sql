@@ -32,6 +32,7 @@ create table record (
   received_at timestamptz not null default now(),
   seq bigint generated always as identity,
   current boolean not null default true,  -- newest version of its key
+  corrects boolean not null default false, -- the version before it stands in a document: it goes before what is new
   not_before timestamptz not null default now(), -- a record moved to another patient waits (architecture section 3, step 4)
   deleted boolean not null default false,
   -- the stored decision
@@ -43,7 +44,8 @@ create table record (
 );
 create unique index record_version on record (version_key);
 create index record_key on record (key, seq);
-create index record_pending on record (source, seq) where outcome = 'pending';
+create index record_pending on record (seq) where outcome = 'pending';
+create index record_correcting on record (seq) where outcome = 'pending' and corrects;
 create index record_held on record (reason, seq) where outcome = 'quarantine';
 create index record_sub on record (sub);
 create index record_patient on record (pat, source, stream) where current;
