@@ -124,13 +124,14 @@ test('anchors: at start, then by the clock; each event under exactly one, proven
   const { database, rows, anchoring, carry, record, anchors, projection } = await house(t);
   await carry();
   await record(5);
-  const running = anchoring({ everyMs: 150 });
+  // It waits for its first anchor however busy the machine is.
+  const running = anchoring({ everyMs: 150, maxWaitMs: 15_000 });
   const begun = performance.now();
   await running.start();
   t.diagnostic(`first anchor projected after ${(performance.now() - begun).toFixed(0)} ms`);
   assert.equal((await projection.freshness(10_000)).fresh, true);
   assert.deepEqual(
-    (await anchors()).map(({ number }) => number),
+    (await anchors()).slice(0, 2).map(({ number }) => number),
     [0, 1],
   );
   // A quiet house still beats.
