@@ -10,6 +10,12 @@ export interface ScopeQuestion {
   right: Right;
   /** One moment for the whole query. */
   now: Date;
+  /**
+   * `direct`: only what the patient themself granted the asker, in categories of which nothing at all is denied to them now. It is
+   * part of the whole scope, never more, and one look at an index for each of its conjuncts instead of a plan of fourteen parts: what
+   * a read by id asks first. Whoever finds nothing in it asks for the whole.
+   */
+  extent?: 'whole' | 'direct';
 }
 
 /** Patient to A, A to B, B to C (the contract's decision.ts). */
@@ -36,6 +42,7 @@ export function readableScope(question: ScopeQuestion): SqlFragment {
   const { actor, now, purpose, right } = question;
   const q = sql`(select ${now}::timestamptz as at, ${purpose}::text as purpose, ${right}::text as wanted) q`;
   if (actor.kind === 'patient') return ownRecord(q, actor.institution, actor.patient);
+  if (question.extent === 'direct') return granted(q, actor);
   const member = actor.kind === 'member' ? actor.member : undefined;
   const parties = member === undefined ? sql`` : sql`cross join projection.member m`;
   const actorHolds =
@@ -71,6 +78,28 @@ function ownRecord(q: SqlFragment, institution: string, patient: string): SqlFra
   where p.inst = ${institution} and p.pat = ${patient} and p.status = 'active'`;
 }
 
+/** A clause of the patient's to the asker is one row; neither chains nor periods need to be put together. */
+function granted(q: SqlFragment, actor: Exclude<Actor, { kind: 'patient' }>): SqlFragment {
+  const organization = `organization:${actor.institution}`;
+  const of = sql`i.inst = ${actor.institution} and i.status = 'active'`;
+  const asker =
+    actor.kind === 'member'
+      ? {
+          parties: sql`projection.institution i cross join projection.member m`,
+          holds: sql`${of} and m.inst = i.inst and m.mem = ${actor.member} and m.status = 'active' and m.valid_until > q.at`,
+          grantees: sql`array[${organization}, ${`member:${actor.institution}:${actor.member}`}, 'role:' || m.role]`,
+        }
+      : { parties: sql`projection.institution i`, holds: of, grantees: sql`array[${organization}]` };
+  return sql`select c.inst, c.pat, c.category, c.data_start, c.data_end
+  from ${q} cross join ${asker.parties} cross join projection.patient p cross join projection.clause c
+  where ${asker.holds} and p.status = 'active'
+    and c.inst = p.inst and c.pat = p.pat and c.grantor = 'patient' and c.grantee = any(${asker.grantees})
+    and c.effect = 'permit' and q.wanted = any(c.rights) and ${live('c')}
+    and not exists (select 1 from projection.clause d where d.inst = c.inst and d.pat = c.pat and d.grantor = 'patient' and d.grantee = any(${asker.grantees})
+      and d.category = c.category and d.effect = 'deny' and q.wanted = any(d.rights) and ${live('d')})
+    and not exists (${revoking('c')})`;
+}
+
 /** By category: what any chain of permissions grants, without what the patient denies. */
 function permitted(grantees: SqlFragment): SqlFragment {
   return sql`select a.category, range_agg(${chain('a', 1)}) - coalesce(range_agg(${denied('a')}) filter (where a.grantor = 'patient'), ${NONE}) as whole
@@ -100,9 +129,7 @@ function chain(alias: string, depth: number): SqlFragment {
           where ${above}.inst = ${head}.inst and ${above}.pat = ${head}.pat and ${above}.category = ${head}.category
             and ${above}.grantor = ${head}.parent_grantor and ${above}.grantee = ${head}.parent_grantee), ${NONE})`;
   const rights = depth === 1 ? [sql`q.wanted`] : [sql`q.wanted`, sql`'share'`];
-  return sql`case when exists (select 1 from revocation v
-        where v.inst = ${head}.inst and v.pat = ${head}.pat and v.grantor = ${head}.grantor and v.grantee = ${head}.grantee and v.category = ${head}.category
-          and not exists (select 1 from projection.state s where s.key = v.used_key)) then ${NONE}
+  return sql`case when exists (${revoking(alias)}) then ${NONE}
       else (select ${join(rights.map(ownPeriods), ' * ')} from projection.clause c where ${holds(head)})
         * case when ${head}.grantor = 'patient' then ${ALL} else ${rest} end end`;
 }
@@ -123,6 +150,20 @@ function denied(alias: string, further: SqlFragment = sql``): SqlFragment {
 /** Clause `c` is the head's, and holds for purpose and moment. */
 function holds(head: SqlFragment): SqlFragment {
   return sql`c.inst = ${head}.inst and c.pat = ${head}.pat and c.grantor = ${head}.grantor and c.grantee = ${head}.grantee and c.category = ${head}.category
-          and (c.purposes is null or q.purpose = any(c.purposes))
-          and (c.period_start is null or c.period_start <= q.at) and (c.period_end is null or q.at <= c.period_end)`;
+          and ${live('c')}`;
+}
+
+/** A clause holds for purpose and moment. */
+function live(alias: string): SqlFragment {
+  const c = raw(alias);
+  return sql`(${c}.purposes is null or q.purpose = any(${c}.purposes))
+          and (${c}.period_start is null or ${c}.period_start <= q.at) and (${c}.period_end is null or q.at <= ${c}.period_end)`;
+}
+
+/** A revocation of the head that the projection does not hold yet. */
+function revoking(alias: string): SqlFragment {
+  const head = raw(alias);
+  return sql`select 1 from revocation v
+        where v.inst = ${head}.inst and v.pat = ${head}.pat and v.grantor = ${head}.grantor and v.grantee = ${head}.grantee and v.category = ${head}.category
+          and not exists (select 1 from projection.state s where s.key = v.used_key)`;
 }

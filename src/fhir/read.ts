@@ -27,11 +27,16 @@ export function createReader(parts: FacadeParts, settings: FacadeSettings): Read
     const shelf = SERVED_TYPES.get(type)?.shelf;
     if (shelf === undefined || shelf === 'ledger' || !RESOURCE_ID.test(id)) throw new CodedError('NOT_FOUND');
     if (version !== undefined && !/^[1-9]\d{0,8}$/.test(version)) throw new CodedError('NOT_FOUND');
-    const { cte, from } = readableRows(parts, caller, shelf);
     const ofVersion: SqlFragment = version === undefined ? sql`` : sql` and r.version = ${Number(version)}`;
-    const [row] = await parts.database.query<ReadableRow>(
-      sql`with ${cte} select ${columns(shelf)} ${from} and r.id = ${id} and r.type = ${type}${ofVersion}`,
-    );
+    const within = async (extent: 'whole' | 'direct'): Promise<ReadableRow | undefined> => {
+      const { cte, from } = readableRows(parts, caller, shelf, extent);
+      const [found] = await parts.database.query<ReadableRow>(
+        sql`with ${cte} select ${columns(shelf)} ${from} and r.id = ${id} and r.type = ${type}${ofVersion}`,
+      );
+      return found;
+    };
+    // What is not granted directly is looked for in the whole scope, hidden and missing alike.
+    const row = (await within('direct')) ?? (await within('whole'));
     if (row === undefined) throw new CodedError('NOT_FOUND');
     return { row, text: withAbsoluteUrls(type, await textOfRow(parts, row), settings.baseUrl) };
   }

@@ -12,8 +12,13 @@ export interface Readable {
   from: SqlFragment;
 }
 
-export function readableRows(parts: Pick<FacadeParts, 'readableScope'>, caller: Caller, shelf: Exclude<Shelf, 'ledger'>): Readable {
-  const scope = parts.readableScope({ actor: caller.actor, purpose: caller.actor.purpose, right: 'read', now: caller.now });
+export function readableRows(
+  parts: Pick<FacadeParts, 'readableScope'>,
+  caller: Caller,
+  shelf: Exclude<Shelf, 'ledger'>,
+  extent: 'whole' | 'direct' = 'whole',
+): Readable {
+  const scope = parts.readableScope({ actor: caller.actor, purpose: caller.actor.purpose, right: 'read', now: caller.now, extent });
   // Asked about twice in the directory; inlined all the same, so that a read by id probes only its own patient's permissions.
   const cte = sql`scope as not materialized (${scope})`;
   if (shelf === 'document') return { cte, from: sql`from resource r where ${documentRow(raw('r'))}` };

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import pg from 'pg';
-import { readableScope } from '../../src/consent/readable-scope.ts';
+import { readableScope, type ScopeQuestion } from '../../src/consent/readable-scope.ts';
 import { compile } from '../../src/store/sql.ts';
 import { withTestDatabase } from '../store/test-database.ts';
 import { type Asked, actors, asked, at, decisionState, expectedScope, worlds, writeWorld } from './scope-world.ts';
@@ -11,7 +11,11 @@ import { type Asked, actors, asked, at, decisionState, expectedScope, worlds, wr
 const SEED = Number(process.env['SEED'] ?? 20261123);
 
 /** Rows of the scope merged per patient and category, in the form of `expectedScope`. */
-async function scopeOf(client: pg.Client, q: Asked, mutate: (text: string) => string = (text) => text): Promise<Map<string, string>> {
+async function scopeOf(
+  client: pg.Client,
+  q: ScopeQuestion,
+  mutate: (text: string) => string = (text) => text,
+): Promise<Map<string, string>> {
   const { text, values } = compile(readableScope(q));
   const statement = `select inst, pat, category, lower(r) as data_start, upper(r) - interval '1 millisecond' as data_end from (
        select inst, pat, category, unnest(range_agg(tstzrange(data_start, data_end + interval '1 millisecond'))) as r from (${mutate(text)}) s group by inst, pat, category) u
@@ -132,4 +136,59 @@ test('without any one of its conjuncts the scope is another', async (t) => {
   }
   assert.deepEqual([...survivors], []);
   assert.ok(killed.size > 40, `only ${killed.size} conjuncts were found`);
+});
+
+/** Of the rows of a scope, merged periods within merged periods: whether nothing is in `part` that is not in `whole`. */
+function within(part: Map<string, string>, whole: Map<string, string>): boolean {
+  const bounds = (text: string): [number, number][] =>
+    text.split(' ').map((period) => {
+      const [start = '', end = ''] = period.split('..');
+      return [start === 'null' ? -Infinity : Date.parse(start), end === 'null' ? Infinity : Date.parse(end)];
+    });
+  return [...part].every(([key, text]) =>
+    bounds(text).every(([start, end]) => bounds(whole.get(key) ?? 'null..null').some(([a, b]) => a <= start && end <= b) && whole.has(key)),
+  );
+}
+
+const direct = (q: Asked): ScopeQuestion => ({ ...q, extent: 'direct' });
+
+test('what is granted directly is within what the decision permits, and most of it; without any one of its conjuncts it is not', async (t) => {
+  const { database, url } = await withTestDatabase();
+  const client = await connect(url);
+  t.after(() => client.end());
+  let found = 0;
+  let permitted = 0;
+  const survivors = new Map<string, string>();
+  const killed = new Set<string>();
+  for (const [round, world] of fc.sample(worlds(60, 60), { numRuns: 12, seed: SEED + 1 }).entries()) {
+    if (round > 2 && killed.size > 0 && survivors.size === 0) break;
+    await writeWorld(database, world);
+    const state = decisionState(world);
+    const late: Asked[] = actors.map((actor) => ({ actor, purpose: 'TREAT', right: 'read', now: at(6) }));
+    for (const q of [...fc.sample(asked, { numRuns: 12, seed: SEED + round }), ...late]) {
+      const expected = expectedScope(world, state, q);
+      const part = await scopeOf(client, direct(q));
+      assert.ok(within(part, expected), `seed ${SEED}: more than is permitted`);
+      found += part.size;
+      permitted += expected.size;
+      if (q.actor.kind === 'patient') continue;
+      const { text } = compile(readableScope(direct(q)));
+      for (const { from, to } of conjuncts(text)) {
+        const name = text.slice(from, to).replaceAll(/\s+/g, ' ').replaceAll(/\$\d+/g, '$').trim();
+        if (killed.has(name) || WITHOUT_EFFECT.some((pattern) => pattern.test(name))) continue;
+        const mutant = await scopeOf(
+          client,
+          direct(q),
+          (whole) => `${whole.slice(0, from)} (true or (${whole.slice(from, to)})) ${whole.slice(to)}`,
+        );
+        // A conjunct of what is cut out lets through less where it is missing, any other lets through what is not permitted.
+        if (!within(mutant, expected) || !within(part, mutant)) killed.add(name);
+        else survivors.set(name, text.slice(Math.max(0, from - 60), to));
+      }
+      for (const name of killed) survivors.delete(name);
+    }
+  }
+  assert.ok(found > permitted / 4, `only ${found} of ${permitted} are granted directly`);
+  assert.deepEqual([...survivors], []);
+  assert.ok(killed.size > 20, `only ${killed.size} conjuncts were found`);
 });
