@@ -232,7 +232,13 @@ describe('against the simulator', () => {
     assert.ok(labs?.strategy === 'last-updated');
     const source = ehr(simulator, { streams: [{ ...labs, rescanPatientsPerPull: 3 }] });
     const intake = createMemoryIntake();
+    const before = simulator.control.requests().length;
     await pullInto(source, 'labs', intake);
+    const rescans = simulator.control
+      .requests()
+      .slice(before)
+      .filter(({ url }) => /[?&]patient=/.test(url));
+    assert.deepEqual(rescans, [], 'the first pull read again whom it had just read');
     simulator.control.step('lab-deleted');
     const gone = new Set<string>();
     for (let round = 0; round < 6; round++) {

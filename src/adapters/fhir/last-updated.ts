@@ -24,6 +24,12 @@ export async function* pullByLastUpdated(
   const completion = createCompletion(session, stream.follow, meter, context);
   let failure: unknown;
   let saidScopes = false;
+  // Chosen before anything is read: whom this pull discovers it reads whole, and a first pull reads everybody.
+  const isFirst = stream.searches.every((template) => mark.searches[template]?.since === undefined);
+  const rescan =
+    isFirst || !stream.rescanPatientsPerPull
+      ? []
+      : rotateIds(sortIds(await context.knownPatients()), mark.rotation).slice(0, stream.rescanPatientsPerPull);
 
   for (const template of stream.searches) {
     const firstUrl = (state: SearchState): URL => {
@@ -86,7 +92,7 @@ export async function* pullByLastUpdated(
       }
     }
   }
-  if (stream.rescanPatientsPerPull) {
+  if (rescan.length > 0) {
     const reading: PatientReading = {
       session,
       dialect,
@@ -98,7 +104,7 @@ export async function* pullByLastUpdated(
       refused: new Set(),
       pending: [],
     };
-    for (const id of rotateIds(sortIds(await context.knownPatients()), mark.rotation).slice(0, stream.rescanPatientsPerPull)) {
+    for (const id of rescan) {
       yield* readPatient(reading, id);
       mark.rotation = id;
       yield { records: [], mark: JSON.stringify(mark), ...takeWarnings(reading) };
