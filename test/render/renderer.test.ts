@@ -42,9 +42,12 @@ test('a document that cannot be laid out fails alone, and its error holds nothin
 });
 
 test('a thread that takes too long is ended, the next document gets a new one', async () => {
-  const renderer = createRenderer({ threads: 1, timeoutMs: 1500 });
+  const renderer = createRenderer({ threads: 1, timeoutMs: 6000 });
   try {
-    const endless: ClinicalDocument = { ...longNote, sections: [{ paragraphs: Array.from({ length: 60_000 }, () => 'word '.repeat(80)) }] };
+    const endless: ClinicalDocument = {
+      ...longNote,
+      sections: [{ paragraphs: Array.from({ length: 400_000 }, () => 'word '.repeat(80)) }],
+    };
     const attachments = { bundle: bundleOf(1), sources: [] };
     const slow = renderer.render(endless, attachments);
     const next = renderer.render(panelReport, attachments);
