@@ -1,9 +1,8 @@
 import { createSecretKey, hash, randomBytes } from 'node:crypto';
-import { CompactEncrypt, importJWK } from 'jose';
 import type { Custodian, DocumentKeyWrap } from './custodian.ts';
+import { sealToCategory } from './key-wrap.ts';
 import type { OuterHeader, Sealer } from './sealed-object.ts';
 import { broken, FORMAT, type OpenedParts, readHeader, readParts, writeSealed } from './sealed-object-format.ts';
-import { jwkThumbprint } from './thumbprint.ts';
 
 type Expectation = Parameters<Sealer['open']>[1];
 
@@ -48,7 +47,7 @@ export function createSealer(parts: { custodian: Custodian }): Sealer {
         patient,
         category,
         categoryKeyVersion: categoryKey.version,
-        toCategory: await wrapToCategory(rawKey, categoryKey.publicJwk),
+        toCategory: sealToCategory(rawKey, categoryKey.publicJwk),
         toInstitution: await custodian.wrapOwn(patient, category, key),
         institution,
       };
@@ -70,11 +69,4 @@ export function createSealer(parts: { custodian: Custodian }): Sealer {
       return opened[part] ?? Promise.reject(broken('It is cut short.'));
     },
   };
-}
-
-async function wrapToCategory(documentKey: Uint8Array, publicJwk: Parameters<typeof jwkThumbprint>[0]): Promise<string> {
-  const { kty, crv, x, y } = publicJwk;
-  return new CompactEncrypt(documentKey)
-    .setProtectedHeader({ alg: 'ECDH-ES+A256KW', enc: 'A256GCM', kid: jwkThumbprint(publicJwk) })
-    .encrypt(await importJWK(y === undefined ? { kty, crv, x } : { kty, crv, x, y }, 'ECDH-ES+A256KW'));
 }

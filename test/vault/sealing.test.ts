@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { createPrivateKey, createSecretKey, hash, hkdfSync, type JsonWebKey, randomBytes } from 'node:crypto';
+import { createPrivateKey, createSecretKey, generateKeyPairSync, hash, hkdfSync, type JsonWebKey, randomBytes } from 'node:crypto';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,11 +9,12 @@ import { compactDecrypt } from 'jose';
 import { codeOf } from '../../src/errors.ts';
 import { canonicalJson } from '../../src/vault/canonical-json.ts';
 import { createFileCustodian } from '../../src/vault/file-custodian.ts';
-import { openDirectJwe } from '../../src/vault/key-wrap.ts';
+import { openDirectJwe, sealToCategory } from '../../src/vault/key-wrap.ts';
 import type { InnerHeader, OuterHeader, SealedObject, SealInput } from '../../src/vault/sealed-object.ts';
 import { padded, readHeader, readParts, writeSealed } from '../../src/vault/sealed-object-format.ts';
 import { createSealedRows } from '../../src/vault/sealed-rows-store.ts';
 import { createSealer } from '../../src/vault/sealer.ts';
+import { jwkThumbprint } from '../../src/vault/thumbprint.ts';
 
 const institution = 'inst-alpha';
 const patient = 'pat-one';
@@ -175,6 +176,26 @@ test('the category key opens what the institution’s own key opens; a re-encryp
   for (const changed of [{ pdf: Buffer.from('x') }, { bundle: Buffer.from('x') }, { inner: { ...opened.inner, manifest: {} } }]) {
     const other = await sealer.seal(input({ inner: opened.inner, pdf: opened.pdf, bundle: opened.bundle, ...changed }));
     assert.notEqual(other.commitment, object.commitment, Object.keys(changed).join());
+  }
+});
+
+test('the wrap to a category key is what a library opens (RFC 7518, section 4.6)', async () => {
+  for (const pair of [generateKeyPairSync('ec', { namedCurve: 'P-256' }), generateKeyPairSync('x25519')]) {
+    const { kty = '', crv = '', x = '', y } = pair.publicKey.export({ format: 'jwk' });
+    const recipient = { kty, crv, x, ...(y === undefined ? {} : { y }) };
+    const key = randomBytes(32);
+    const wrap = sealToCategory(key, recipient);
+    const opened = await compactDecrypt(wrap, pair.privateKey, { keyManagementAlgorithms: ['ECDH-ES+A256KW'] });
+    assert.deepEqual(Buffer.from(opened.plaintext), key);
+    assert.deepEqual(Object.keys(opened.protectedHeader).sort(), ['alg', 'enc', 'epk', 'kid']);
+    assert.equal(opened.protectedHeader.kid, jwkThumbprint(recipient));
+    assert.notEqual(sealToCategory(key, recipient), wrap);
+    await assert.rejects(
+      compactDecrypt(
+        wrap.replace(/.$/, (last) => (last === 'A' ? 'Q' : 'A')),
+        pair.privateKey,
+      ),
+    );
   }
 });
 
