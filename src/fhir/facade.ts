@@ -184,9 +184,9 @@ function send(res: Response, answer: Answer): void {
     res.end();
     return;
   }
-  const body = typeof answer.body === 'string' ? Buffer.from(answer.body) : answer.body;
-  res.setHeader('Content-Length', body.length);
-  res.end(body);
+  // As text it leaves in one write with the head.
+  res.setHeader('Content-Length', Buffer.byteLength(answer.body));
+  res.end(answer.body);
 }
 
 function sendWritten(req: Request, res: Response, answer: Answer): void {

@@ -68,7 +68,7 @@ create table audit_event (
 create index audit_event_patient on audit_event (inst, pat, recorded desc, id desc);
 create index audit_event_recorded on audit_event (recorded desc, id desc);
 create index audit_event_open on audit_event (seq) where anchor is null;
-create index audit_event_anchor on audit_event (anchor, seq);
+create index audit_event_anchor on audit_event (anchor, seq) where anchor is not null;
 create table audit_anchor (
   number bigint primary key,
   root text not null,
