@@ -14,6 +14,8 @@ import type { createWithdrawal } from './withdrawal.ts';
 const BATCH = 24;
 /** Records looked up at once. */
 const PAGE = 200;
+/** Pending records looked at together. Few enough that what is known of the last one is still new. */
+const LOOK = 50;
 /** Rounds more for what became due while it was worked off; after them the next pull goes on. */
 const AGAIN = 3;
 /** A database that was away is mostly back by then. */
@@ -108,12 +110,17 @@ export function createAssembler(parts: {
         const pending = [...correcting, ...following];
         if (pending.length === 0) break;
         let drafts: DocumentDraft[] = [];
-        for (const record of pending) {
+        let looked: Awaited<ReturnType<typeof assembly.assembleNew>> = new Map();
+        for (const [index, record] of pending.entries()) {
           if (stopping.aborted) break;
+          if (index % LOOK === 0) {
+            const next = pending.slice(index, index + LOOK).filter(({ rec }) => !seen.has(rec));
+            looked = await assembly.assembleNew(next);
+          }
           if (seen.has(record.rec)) continue;
           seen.add(record.rec);
           try {
-            const { drafts: found, touched, released } = await assembly.assemble(record, record.final);
+            const { drafts: found, touched, released } = looked.get(record.rec) ?? (await assembly.assemble(record, record.final));
             again ||= released;
             // Everything of the component was looked at; what still waits is looked at again when more has come.
             for (const rec of touched) seen.add(rec);

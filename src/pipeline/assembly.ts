@@ -7,8 +7,17 @@ import type { Reason } from '../records/reasons.ts';
 import { type Subject, subjectsOf } from '../records/subjects.ts';
 import type { Database, Sql } from '../store/database.ts';
 import { connectedRecords, decide, markOwn, type RecordRow, releaseRecords, releaseStanding } from '../store/records.ts';
-import { emptiedSubjects, ensureSubject, renameSubject, type SubjectRow, standingSubjects } from '../store/subjects.ts';
+import {
+  emptiedSubjects,
+  ensureSubject,
+  ensureSubjects,
+  renameSubject,
+  type SubjectRow,
+  standingSubjects,
+  takenNames,
+} from '../store/subjects.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
+import { isPassing } from './passing.ts';
 import type { KeptRecord } from './raw-record.ts';
 import { openRecord } from './record-seal.ts';
 import type { SourceKeys } from './source-keys.ts';
@@ -56,46 +65,106 @@ export function createAssembly(parts: {
     pending: { rec: string; key: string },
     final: boolean,
   ): Promise<{ drafts: DocumentDraft[]; touched: string[]; released: boolean }> {
-    const component = await connectedRecords(database, pending.key);
-    const usable = component.filter((row) => row.outcome === 'pending' || row.outcome === 'own' || row.reason === 'NOT_DELIVERED');
+    const usable = (await connectedRecords(database, [pending.key])).filter(isUsable);
     const touched = usable.map((row) => row.rec);
     const drafts: DocumentDraft[] = [];
     let released = false;
     for (const row of usable) if (row.deleted && row.outcome === 'pending' && (await settleDeleted(row, final))) released = true;
 
+    for (const found of await subjectsIn(usable)) {
+      const settled = await settleSubject(found, final);
+      if (settled.draft !== undefined) drafts.push(settled.draft);
+      released ||= settled.released;
+    }
+    return { drafts, touched, released };
+  }
+
+  /**
+   * The same for many pending records at once, as far as nothing of theirs was ever filed: by name of the record, the result of
+   * its whole component. What is not among them, `assemble` works out alone; so is everything that a document stands for.
+   */
+  async function assembleNew(
+    pending: readonly { rec: string; key: string; final: boolean }[],
+  ): Promise<Map<string, { drafts: DocumentDraft[]; touched: string[]; released: boolean }>> {
+    if (pending.length === 0) return new Map();
+    const rowsOf = components(
+      await connectedRecords(
+        database,
+        pending.map((record) => record.key),
+      ),
+    );
+    const looked: { rec: string; final: boolean; touched: string[]; subjects: FoundSubject[] }[] = [];
+    const done = new Set<readonly RecordRow[]>();
+    for (const { rec, key, final } of pending) {
+      const component = rowsOf.get(key);
+      if (component === undefined || done.has(component)) continue;
+      done.add(component);
+      const usable = component.filter(isUsable);
+      if (usable.some((row) => row.outcome !== 'pending' || row.deleted)) continue;
+      try {
+        looked.push({ rec, final, touched: usable.map((row) => row.rec), subjects: await subjectsIn(usable) });
+      } catch (error) {
+        if (isPassing(error)) throw error;
+      }
+    }
+    const every = looked.flatMap((one) => one.subjects);
+    const taken = await takenNames(
+      database,
+      every.flatMap((found) => found.names),
+      every.flatMap((found) => found.refs),
+    );
+    const fresh = looked.filter(({ subjects }) => {
+      const mine = new Set(subjects.flatMap((found) => [...found.names, ...found.refs]));
+      const said = subjects.reduce((sum, found) => sum + new Set([...found.names, ...found.refs]).size, 0);
+      // Two that claim one name, of one component or of two: the first is made before the second is looked at.
+      if (said !== mine.size || [...mine].some((name) => taken.has(name)) || subjects.some(isExceptional)) return false;
+      for (const name of mine) taken.add(name);
+      return true;
+    });
+    const due = fresh.flatMap(({ final, subjects }) => subjects.filter((found) => final || !awaits(found)));
+    const made = await ensureSubjects(
+      database,
+      due.map((found) => ({ sub: newId('sub'), category: found.category, key: found.key, pat: found.patient, document: newId('doc') })),
+    );
+    const nameOf = (row: Pick<SubjectRow, 'category' | 'key' | 'pat'>): string => `${row.category} ${row.key} ${row.pat}`;
+    const byName = new Map(made.map((row) => [nameOf(row), row]));
+    return new Map(
+      fresh.map(({ rec, final, touched, subjects }) => {
+        const drafts = subjects.flatMap((found): DocumentDraft[] => {
+          const row = byName.get(nameOf({ category: found.category, key: found.key, pat: found.patient }));
+          if (row === undefined || !(final || !awaits(found))) return [];
+          return [{ subject: row, ownHash: ownHashOf(found.own), own: found.own, context: found.context }];
+        });
+        return [rec, { drafts, touched, released: false }];
+      }),
+    );
+  }
+
+  /** What the rules make of a component's records, patient by patient: the subjects that something waits for. */
+  async function subjectsIn(usable: readonly RecordRow[]): Promise<FoundSubject[]> {
     const opened = await Promise.all(usable.filter((row) => !row.deleted && row.pat !== null).map(open));
+    const all: FoundSubject[] = [];
     for (const [patient, records] of groupBy(opened, (record) => record.row.pat ?? '')) {
       const byRef = new Map(records.map((record) => [record.description.ref, record]));
       const source = records[0]?.row.source ?? '';
       for (const subject of subjectsOf(records.map((record) => record.description))) {
         const own = subject.own.flatMap((ref) => byRef.get(ref) ?? []);
         const context = subject.context.flatMap((ref) => byRef.get(ref) ?? []);
-        if (!own.some((record) => record.row.outcome === 'pending' || record.row.reason === 'NOT_DELIVERED')) continue;
-        const settled = await settleSubject({ source, patient, subject, own, context, final, byRef });
-        if (settled.draft !== undefined) drafts.push(settled.draft);
-        released ||= settled.released;
+        const anchor = own[0];
+        if (anchor === undefined || !own.some((record) => record.row.outcome === 'pending' || record.row.reason === 'NOT_DELIVERED'))
+          continue;
+        const names = await Promise.all([subject.key, ...subject.aliases].map((name) => keys.ref(source, name)));
+        const refs = own.map((record) => record.row.key);
+        const category = anchor.row.category ?? subject.category;
+        all.push({ patient, subject, category, anchor, own, context, byRef, names, key: names[0] ?? '', refs });
       }
     }
-    return { drafts, touched, released };
+    return all;
   }
 
-  async function settleSubject(found: {
-    source: string;
-    patient: string;
-    subject: Subject;
-    own: readonly OpenedRecord[];
-    context: readonly OpenedRecord[];
-    final: boolean;
-    byRef: ReadonlyMap<string, OpenedRecord>;
-  }): Promise<{ draft?: DocumentDraft; released: boolean }> {
-    const { source, patient, subject, own, final } = found;
-    const anchor = own[0];
-    if (anchor === undefined) return NOTHING;
+  async function settleSubject(found: FoundSubject, final: boolean): Promise<{ draft?: DocumentDraft; released: boolean }> {
+    const { patient, subject, own, anchor, category, names, key, refs } = found;
     const pendingRecs = own.filter((record) => record.row.outcome === 'pending').map((record) => record.row.rec);
-    const category = anchor.row.category ?? subject.category;
-    const names = await Promise.all([subject.key, ...subject.aliases].map((name) => keys.ref(source, name)));
-    const key = names[0] ?? '';
-    const refs = own.map((record) => record.row.key);
     const standing = await standingSubjects(database, names, refs);
     const known = standing.filter((row) => names.includes(row.key));
     const named = known.filter((row) => row.pat === patient && row.category === category);
@@ -107,7 +176,7 @@ export function createAssembly(parts: {
 
     // More may come in this pull: what the subject lacks, or the rest of a correction, which is one new version and not two.
     // What must be hidden is hidden at once.
-    if (!final && (mine !== undefined || awaits(subject, own, found.byRef))) {
+    if (!final && (mine !== undefined || awaits(found))) {
       const ended = isWithdrawn ? known : [];
       if (ended.length + moved.length === 0) return NOTHING;
       return database.transaction(async (tx) => ({ released: await hide(tx, ended, moved) }));
@@ -120,24 +189,12 @@ export function createAssembly(parts: {
         return { released };
       });
     // Planned or prescribed only: there is no delivered dose to file yet. It joins the course when that arrives.
-    if (
-      subject.category === 'radiation-dose' &&
-      anchor.description.role !== 'course' &&
-      anchor.description.role !== 'phase' &&
-      anchor.description.role !== 'plan'
-    ) {
+    if (isOnlyPlanned(subject, anchor)) {
       if (final) await database.transaction((tx) => decide(tx, pendingRecs, { outcome: 'skip', reason: 'NOT_DELIVERED' satisfies Reason }));
       return NOTHING;
     }
 
-    const ownHash = createHash('sha256')
-      .update(
-        own
-          .map((record) => `${record.row.key}=${record.row.content}`)
-          .sort()
-          .join('\n'),
-      )
-      .digest('hex');
+    const ownHash = ownHashOf(own);
     return database.transaction(async (tx) => {
       let released = await hide(tx, [], moved);
       if (mine !== undefined && mine.key !== key) await renameSubject(tx, mine.sub, key);
@@ -216,19 +273,69 @@ export function createAssembly(parts: {
     return { row, kept, resource, description: describe(resource) };
   }
 
-  return { assemble, open };
+  return { assemble, assembleNew, open };
 }
 
 const NOTHING = { released: false } as const;
 
+/** A subject with its records, and the names under which it and they are kept. */
+interface FoundSubject {
+  patient: string;
+  subject: Subject;
+  category: string;
+  anchor: OpenedRecord;
+  own: readonly OpenedRecord[];
+  context: readonly OpenedRecord[];
+  byRef: ReadonlyMap<string, OpenedRecord>;
+  /** Hashed; `key` is the lasting one. */
+  names: readonly string[];
+  key: string;
+  /** Keys of the own records. */
+  refs: readonly string[];
+}
+
+function isUsable(row: RecordRow): boolean {
+  return row.outcome === 'pending' || row.outcome === 'own' || row.reason === 'NOT_DELIVERED';
+}
+
+/** Planned or prescribed, and nothing delivered. */
+function isOnlyPlanned(subject: Subject, anchor: OpenedRecord): boolean {
+  const { role } = anchor.description;
+  return subject.category === 'radiation-dose' && role !== 'course' && role !== 'phase' && role !== 'plan';
+}
+
+function isExceptional({ subject, anchor }: FoundSubject): boolean {
+  return anchor.description.status === 'withdrawn' || isOnlyPlanned(subject, anchor);
+}
+
+function ownHashOf(own: readonly OpenedRecord[]): string {
+  const lines = own.map((record) => `${record.row.key}=${record.row.content}`);
+  return createHash('sha256').update(lines.sort().join('\n')).digest('hex');
+}
+
 /** A report whose results, or a course whose parents, are named but not here yet. */
-function awaits(subject: Subject, own: readonly OpenedRecord[], byRef: ReadonlyMap<string, OpenedRecord>): boolean {
-  const anchor = own[0]?.description;
-  if (anchor === undefined) return false;
+function awaits({ subject, anchor: { description: anchor }, byRef }: FoundSubject): boolean {
   if (anchor.role === 'laboratory-result') return true; // a report may still claim it
   if (anchor.role === 'laboratory-report') return anchor.links.some((link) => link.relation === 'result' && !byRef.has(link.target));
   // Phases, plans and requests come in requests of their own, after or before the course: only the end of the sweep tells.
   return subject.category === 'radiation-dose';
+}
+
+/** Rows by key, those that links join in one list. */
+function components(rows: readonly (RecordRow & { targets: readonly string[] })[]): Map<string, RecordRow[]> {
+  const above = new Map<string, string>();
+  const top = (name: string): string => {
+    let at = name;
+    for (let up = above.get(at); up !== undefined; up = above.get(at)) at = up;
+    return at;
+  };
+  for (const row of rows)
+    for (const target of row.targets) {
+      const [a, b] = [top(row.key), top(target)];
+      if (a !== b) above.set(a, b);
+    }
+  const groups = groupBy(rows, (row) => top(row.key));
+  return new Map(rows.map((row) => [row.key, groups.get(top(row.key)) ?? []]));
 }
 
 function groupBy<T>(items: readonly T[], keyOf: (item: T) => string): Map<string, T[]> {

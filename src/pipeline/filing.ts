@@ -18,13 +18,14 @@ import type { Renderer } from '../render/renderer.ts';
 import type { BlobStore } from '../store/blobs.ts';
 import type { Database } from '../store/database.ts';
 import { announcePuts, insertDocumentVersions, type NewDocumentVersion, resourceIds } from '../store/documents.ts';
-import { getPatient } from '../store/patients.ts';
-import { currentByKeys, earlierResults, previousVersions, type RecordRow } from '../store/records.ts';
+import { getPatients } from '../store/patients.ts';
+import { currentByKeys, type EarlierWanted, earlierResults, previousVersions, type RecordRow, recordsById } from '../store/records.ts';
 import { insertResources, prepareResources, type ResourceRows } from '../store/resources.ts';
 import type { Custodian } from '../vault/custodian.ts';
 import type { SealedObject, Sealer } from '../vault/sealed-object.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import type { DocumentDraft, OpenedRecord } from './assembly.ts';
+import { gather } from './gather.ts';
 import type { CategoryConfig, FilingConfig, LedgerStatements } from './parts.ts';
 import { digestRecord } from './raw-record.ts';
 import { openRecord } from './record-seal.ts';
@@ -69,6 +70,26 @@ export function createFiling(parts: {
   log: Logger;
 }) {
   const { database, blobs, rows, keys, custodian, sealer, renderer, outbox, statements, config, log } = parts;
+
+  // The documents of a batch are prepared beside each other, so each of these is one statement for all of them.
+  const patientOf = gather(async (pats: readonly string[]) => {
+    const found = await getPatients(database, [...new Set(pats)]);
+    return pats.map((pat) => found.get(pat));
+  });
+  const earlierOf = gather(async (asks: readonly (readonly EarlierWanted[])[]) => {
+    const results = await earlierResults(database, asks.flat(), EARLIER_PER_ANALYTE);
+    const names = asks.map((wanted) => new Set(results.splice(0, wanted.length).flat()));
+    const rowsOf = new Map((await recordsById(database, [...new Set(names.flatMap((one) => [...one]))])).map((row) => [row.rec, row]));
+    return names.map((one) => [...one].flatMap((rec) => rowsOf.get(rec) ?? []));
+  });
+  const currentOf = gather(async (asks: readonly (readonly string[])[]) => {
+    const found = new Map((await currentByKeys(database, [...new Set(asks.flat())])).map((row) => [row.key, row]));
+    return asks.map((keysOf) => keysOf.flatMap((key) => found.get(key) ?? []));
+  });
+  const idsOf = gather(async (asks: readonly (readonly { key: string; id: string }[])[]) => {
+    const found = await resourceIds(database, asks.flat());
+    return asks.map(() => found);
+  });
 
   async function file(drafts: readonly DocumentDraft[]): Promise<{ filed: number; failed: { draft: DocumentDraft; error: unknown }[] }> {
     const results = await Promise.allSettled(drafts.map(prepare));
@@ -208,7 +229,7 @@ export function createFiling(parts: {
   /** The manifest of a draft, and everything opened that it names. */
   async function describeDocument(draft: DocumentDraft) {
     const category = config.categories.find((one) => one.id === draft.subject.category);
-    const patientRow = await getPatient(database, draft.subject.pat);
+    const patientRow = await patientOf(draft.subject.pat);
     if (category === undefined || !patientRow?.demographics) throw new Error('a subject without category or patient');
     const demographics = await rows.open(draft.subject.pat, 'core', `demographics/${draft.subject.pat}`, patientRow.demographics);
     const patient = parseResource(demographics);
@@ -258,10 +279,11 @@ export function createFiling(parts: {
     if (times.length === 0) return [];
     const codes = [...new Set(results.map((record) => analyteCode(record.resource)).filter((code) => code !== undefined))];
     const analytes = await Promise.all(codes.map((code) => keys.content(`analyte|${code}`)));
-    const own = draft.own.map((record) => record.row.rec);
-    return Promise.all(
-      (await earlierResults(database, draft.subject.pat, analytes, new Date(Math.min(...times)), own, EARLIER_PER_ANALYTE)).map(open),
-    );
+    // The own results are not among them: none is older than the oldest of them.
+    const before = new Date(Math.min(...times));
+    const found = await earlierOf(analytes.map((analyte) => ({ pat: draft.subject.pat, analyte, before })));
+    const time = (row: RecordRow): number => row.last_updated?.getTime() ?? Number.MAX_SAFE_INTEGER;
+    return Promise.all(found.toSorted((a, b) => time(b) - time(a)).map(open));
   }
 
   /** The versions that own records had before: what a correction shows as the old value. */
@@ -282,7 +304,7 @@ export function createFiling(parts: {
       (ref) => !own.has(ref) && !ref.startsWith('Patient/'),
     );
     const byKey = new Map(await Promise.all(refs.map(async (ref) => [await keys.ref(source, ref), ref] as const)));
-    const found = await currentByKeys(database, [...byKey.keys()]);
+    const found = await currentOf([...byKey.keys()]);
     return new Map(
       await Promise.all(
         found.map(async (row) => [byKey.get(row.key) ?? '', parseResource((await openRecord(rows, row)).record.bytes)] as const),
@@ -302,10 +324,7 @@ export function createFiling(parts: {
         .filter((ref) => /^(Practitioner|Organization)\//.test(ref))
         .map(async (ref) => ({ ref, key: await keys.resource(source, ref, 'directory') })),
     ]);
-    const ids = await resourceIds(
-      database,
-      wanted.map(({ key }) => ({ key, id: newId('res') })),
-    );
+    const ids = await idsOf(wanted.map(({ key }) => ({ key, id: newId('res') })));
     return Object.fromEntries(wanted.map(({ ref, key }) => [ref, ids.get(key) ?? '']));
   }
 

@@ -143,9 +143,17 @@ export async function refusedVersions(
 /** Ids that source resources got, the same over versions and rebuilds; missing ones are made. */
 export async function resourceIds(tx: Sql, wanted: readonly { key: string; id: string }[]): Promise<Map<string, string>> {
   if (wanted.length === 0) return new Map();
-  // `do update` returns the row that stands, whether it was there before or not, also against another writer.
-  const rows = await tx.query<{ key: string; id: string }>(sql`
-    insert into resource_identity (key, id) select * from unnest(${wanted.map((w) => w.key)}::text[], ${wanted.map((w) => w.id)}::text[])
-    on conflict (key) do update set key = excluded.key returning key, id`);
-  return new Map(rows.map((row) => [row.key, row.id]));
+  // In one order for all, so that two writers with the same keys wait for one another instead of deadlocking.
+  const unique = [...new Map(wanted.map((one) => [one.key, one])).values()].sort((a, b) => (a.key < b.key ? -1 : 1));
+  const keys = unique.map((one) => one.key);
+  const made = await tx.query<{ key: string; id: string }>(sql`
+    insert into resource_identity (key, id) select * from unnest(${keys}::text[], ${unique.map((one) => one.id)}::text[])
+    on conflict (key) do nothing returning key, id`);
+  const ids = new Map(made.map((row) => [row.key, row.id]));
+  if (ids.size === unique.length) return ids;
+  // What stood before, or was made by another writer whom the insert has waited for.
+  const stood = await tx.query<{ key: string; id: string }>(sql`
+    select key, id from resource_identity where key = any(${keys.filter((key) => !ids.has(key))})`);
+  for (const row of stood) ids.set(row.key, row.id);
+  return ids;
 }

@@ -42,6 +42,13 @@ export async function getPatient(sqlOn: Sql, pat: string): Promise<PatientRow | 
   return row;
 }
 
+export async function getPatients(sqlOn: Sql, pats: readonly string[]): Promise<Map<string, PatientRow>> {
+  const rows = await sqlOn.query<PatientRow>(
+    sql`select pat, demographics, demographics_record, enrolled_outbox from patient where pat = any(${pats})`,
+  );
+  return new Map(rows.map((row) => [row.pat, row]));
+}
+
 /** A source's own patient id to our pseudonym; without one, `reason` says why (test patient, unknown, held for a person). */
 export async function linkSourcePatient(
   tx: Sql,

@@ -152,19 +152,28 @@ export async function pendingRecords(
       and (coalesce(s.complete, false) or r.seq > ${place.unfinishedAfter}::bigint) order by r.seq limit ${limit}`);
 }
 
-/** Everything that the links connect with this record, in both directions: all that its subject can be made of. */
-export async function connectedRecords(sqlOn: Sql, key: string): Promise<RecordRow[]> {
-  return sqlOn.query<RecordRow>(sql`
-    with recursive reach(key) as (
-      select ${key}::text
+/**
+ * Everything that the links connect with these records, in both directions: all that their subjects can be made of. Each record
+ * with the keys that it links to, by which the caller tells one component from another.
+ */
+export async function connectedRecords(sqlOn: Sql, keys: readonly string[]): Promise<(RecordRow & { targets: string[] })[]> {
+  // `offset 0` holds every step to a look-up in an index. Left to itself the planner joins the whole tables as long as it has
+  // no statistics of them, which is just when a backfill fills them.
+  return sqlOn.query(sql`
+    with recursive reach(name) as (
+      select unnest(${keys}::text[])
       union
       select step.key from reach cross join lateral (
-        select l.target as key from record r join record_link l on l.rec = r.rec where r.key = reach.key and r.current
+        select l.target as key from (select rec from record where key = reach.name and current offset 0) r
+          cross join lateral (select target from record_link where rec = r.rec offset 0) l
         union all
-        select r.key from record_link l join record r on r.rec = l.rec and r.current where l.target = reach.key
+        select r.key from (select rec from record_link where target = reach.name offset 0) l
+          cross join lateral (select key from record where rec = l.rec and current offset 0) r
       ) step
     )
-    select ${COLUMNS} from record where current and key in (select key from reach) order by seq`);
+    select ${COLUMNS}, array(select l.target from record_link l where l.rec = found.rec) as targets
+    from reach cross join lateral (select * from record r where r.key = reach.name and r.current offset 0) found
+    order by found.seq`);
 }
 
 export async function currentByKeys(sqlOn: Sql, keys: readonly string[]): Promise<RecordRow[]> {
@@ -172,23 +181,26 @@ export async function currentByKeys(sqlOn: Sql, keys: readonly string[]): Promis
   return sqlOn.query<RecordRow>(sql`select ${COLUMNS} from record where key = any(${keys}) and current and not deleted`);
 }
 
-/** Earlier results of the same analytes, newest first, at most `perAnalyte` each: what a trend draws. */
-export async function earlierResults(
-  sqlOn: Sql,
-  pat: string,
-  analytes: readonly string[],
-  before: Date,
-  excluding: readonly string[],
-  perAnalyte: number,
-): Promise<RecordRow[]> {
-  if (analytes.length === 0) return [];
-  return sqlOn.query<RecordRow>(sql`
-    select ${COLUMNS} from record where rec in (
-      select x.rec from unnest(${analytes}::text[]) as a(analyte) cross join lateral (
-        select ra.rec from record_analyte ra join record r on r.rec = ra.rec and r.current and not r.deleted and r.outcome in ('own', 'pending')
-        where ra.pat = ${pat} and ra.analyte = a.analyte and ra.at < ${before} and ra.rec <> all(${excluding})
-        order by ra.at desc limit ${perAnalyte}) x)
-    order by last_updated desc`);
+/** What a trend draws: results of this patient's analyte from before a moment. */
+export interface EarlierWanted {
+  pat: string;
+  analyte: string;
+  before: Date;
+}
+
+/** For each that is wanted the names of the newest results, at most `perAnalyte`. */
+export async function earlierResults(sqlOn: Sql, wanted: readonly EarlierWanted[], perAnalyte: number): Promise<string[][]> {
+  const found = wanted.map((): string[] => []);
+  if (wanted.length === 0) return found;
+  const rows = await sqlOn.query<{ n: number; rec: string }>(sql`
+    select a.n, x.rec from unnest(${wanted.map((_, n) => n)}::int[], ${wanted.map((w) => w.pat)}::text[], ${wanted.map((w) => w.analyte)}::text[],
+      ${wanted.map((w) => w.before)}::timestamptz[]) as a(n, pat, analyte, before) cross join lateral (
+        select ra.rec, ra.at from record_analyte ra
+          cross join lateral (select 1 from record r where r.rec = ra.rec and r.current and not r.deleted and r.outcome in ('own', 'pending') offset 0) r
+        where ra.pat = a.pat and ra.analyte = a.analyte and ra.at < a.before order by ra.at desc limit ${perAnalyte}) x
+    order by a.n, x.at desc`);
+  for (const { n, rec } of rows) found[n]?.push(rec);
+  return found;
 }
 
 /** The version before the current one, of each key that has one: what a correction shows as the old value. */

@@ -28,17 +28,38 @@ export async function standingSubjects(sqlOn: Sql, names: readonly string[], rec
       union all select r.sub from record r where r.key = any(${records}) and r.outcome = 'own')`);
 }
 
+/** Which of these names stand for a subject already, and which of these records were own in any document. */
+export async function takenNames(sqlOn: Sql, names: readonly string[], records: readonly string[]): Promise<Set<string>> {
+  if (names.length + records.length === 0) return new Set();
+  const rows = await sqlOn.query<{ key: string }>(sql`
+    select found.key from unnest(${names}::text[]) n cross join lateral (select key from subject where key = n and withdrawn_at is null offset 0) found
+    union select found.key from unnest(${records}::text[]) n cross join lateral (select key from record where key = n and outcome = 'own' offset 0) found`);
+  return new Set(rows.map((row) => row.key));
+}
+
+export interface NewSubject {
+  sub: string;
+  category: string;
+  key: string;
+  pat: string;
+  document: string;
+}
+
 /** The subject's row, made where it is not there yet; `document` is fixed from then on. */
-export async function ensureSubject(
-  tx: Sql,
-  subject: { sub: string; category: string; key: string; pat: string; document: string },
-): Promise<SubjectRow> {
-  const [row] = await tx.query<SubjectRow>(sql`
-    insert into subject (sub, category, key, pat, document)
-    values (${subject.sub}, ${subject.category}, ${subject.key}, ${subject.pat}, ${subject.document})
-    on conflict (category, key, pat) do update set key = excluded.key returning ${COLUMNS}`);
+export async function ensureSubject(tx: Sql, subject: NewSubject): Promise<SubjectRow> {
+  const [row] = await ensureSubjects(tx, [subject]);
   if (row === undefined) throw new Error('subject was neither inserted nor found');
   return row;
+}
+
+/** The same for many in one statement; no two of them may be the same (category, key, pat). In no order. */
+export async function ensureSubjects(sqlOn: Sql, subjects: readonly NewSubject[]): Promise<SubjectRow[]> {
+  if (subjects.length === 0) return [];
+  const column = (name: keyof NewSubject): string[] => subjects.map((subject) => subject[name]);
+  return sqlOn.query<SubjectRow>(sql`
+    insert into subject (sub, category, key, pat, document)
+    select * from unnest(${column('sub')}::text[], ${column('category')}::text[], ${column('key')}::text[], ${column('pat')}::text[], ${column('document')}::text[])
+    on conflict (category, key, pat) do update set key = excluded.key returning ${COLUMNS}`);
 }
 
 /** While less was known a subject went by another name; it keeps its document under the lasting one. */

@@ -44,6 +44,7 @@ create table record (
 );
 create unique index record_version on record (version_key);
 create index record_key on record (key, seq);
+create index record_current on record (key) where current;
 create index record_pending on record (seq) where outcome = 'pending';
 create index record_correcting on record (seq) where outcome = 'pending' and corrects;
 create index record_held on record (reason, seq) where outcome = 'quarantine';
