@@ -147,6 +147,8 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       database,
       queue,
       ledger,
+      // What is submitted at once shares a block: its signature, its commit and its line in the tip file.
+      concurrency: 8,
       onError,
       onSettled: (settled) => {
         metrics?.onSettled('committed', settled.filter((row) => row.state === 'committed').length);
@@ -178,6 +180,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
     const paper = server.pipeline.page === 'Letter' ? 'letter' : 'a4';
     const renderer = { ...createRenderer({ threads: server.pipeline.renderThreads, paper }), layout: layoutName(paper) };
     closers.push(() => renderer.close());
+    renderer.warm();
     const keys = createSourceKeys(rows);
     const statements = createLedgerStatements({ custodian, ledgerId });
     const matching = createPatientMatching({ database, rows, custodian, outbox, statements, config: filingConfig });

@@ -49,7 +49,8 @@ export class HeldValues {
   /** After the block's transaction has committed. */
   applied(overlay: Overlay): void {
     for (const [key, { value, version }] of overlay.writes) {
-      if (this.#held.has(key)) this.#hold(key, value === null ? undefined : { value, version });
+      // What is written of a patient is read with that patient's next document.
+      if (key.startsWith('pat/') || this.#held.has(key)) this.#hold(key, value === null ? undefined : { value, version });
     }
   }
   forget(): void {

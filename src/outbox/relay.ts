@@ -273,7 +273,7 @@ function byTurns(batches: readonly PendingRow[][]): PendingRow[][] {
 
 /**
  * Waiting rows that may go, in the order in which they go: by priority; patients in turn, a batch of each at a time, so
- * that a backfill of one never holds up another. Held back: a row whose order key has an earlier unsettled row; a row of a
+ * that a backfill of one never holds up another; enrolments first of patients whose documents wait for them. Held back: a row whose order key has an earlier unsettled row; a row of a
  * patient that the projection does not know yet or whose own enrolment is not committed. Urgent rows wait for nothing, but for
  * a withdrawal: of a patient whom the ledger does not know it would be refused for good, and there is nothing to hide yet.
  */
@@ -281,10 +281,12 @@ async function readClaimable(tx: Sql, limit: number): Promise<PendingRow[]> {
   return await tx.query<PendingRow>(sql`
     select id, transaction, args, priority from (
       select waiting.*, row_number() over (partition by priority, transaction = ${BATCHED}
-        order by case when transaction = ${BATCHED} then (turn - 1) / 50 else 0 end, patient_first, seq) as place from (
+        order by case when transaction = ${BATCHED} then (turn - 1) / 50 else 0 end, documents_wait desc, patient_first, seq) as place from (
       select o.id, o.seq, o.transaction, o.args, o.priority,
         min(o.seq) over (partition by o.priority, o.patient) as patient_first,
-        row_number() over (partition by o.priority, o.patient order by o.seq) as turn
+        row_number() over (partition by o.priority, o.patient order by o.seq) as turn,
+        coalesce(o.transaction = 'enrollPatient' and o.patient in (select d.patient from outbox d where d.state = 'pending' and d.transaction = ${BATCHED}), false)
+          as documents_wait
       from outbox o
       where o.state = 'pending' and ((o.priority = 0 and o.transaction <> 'withdrawDocument') or (
         (o.order_key is null or not exists (

@@ -12,6 +12,8 @@ export interface Renderer {
    * takes longer than `timeoutMs`, `UNAVAILABLE` after `close`. Input buffers are copied, never taken.
    */
   render(document: ClinicalDocument, attachments: Attachments): Promise<Uint8Array>;
+  /** Starts the threads, so that the first document does not wait for them. */
+  warm(): void;
   /** Lets running documents finish, refuses waiting ones, ends the threads. */
   close(): Promise<void>;
 }
@@ -96,6 +98,9 @@ export function createRenderer(options: RendererOptions): Renderer {
         waiting.push({ job: { id: (nextId += 1), document, attachments, paper }, resolve, reject });
         next();
       });
+    },
+    warm() {
+      if (!closed) for (const slot of slots) if (slot.worker === undefined) start(slot).unref();
     },
     async close() {
       closed = true;

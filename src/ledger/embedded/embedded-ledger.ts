@@ -4,10 +4,11 @@ import type { Database, Sql } from '../../store/database.ts';
 import { sql } from '../../store/sql.ts';
 import { runQuery } from '../contract/contract.ts';
 import type { EcJwk } from '../contract/host.ts';
+import * as keys from '../contract/keys.ts';
 import { ecJwk } from '../contract/payloads.ts';
 import { Refusal } from '../contract/refusals.ts';
 import type { Block, Ledger, Receipt } from '../ledger.ts';
-import { Overlay, readHost, type Simulated, simulate } from '../simulation.ts';
+import { Overlay, type Proposal, readHost, type Simulated, simulate } from '../simulation.ts';
 import {
   BLOCK_CHANNEL,
   blockHash,
@@ -252,7 +253,7 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
       let simulated: Simulated;
       try {
         // One snapshot: the state as of the last block.
-        simulated = await database.transaction((tx) => simulate(stateReader(tx), proposal), 'repeatable read');
+        simulated = await database.transaction(async (tx) => simulate(await prefetched(tx, readBy(proposal)), proposal), 'repeatable read');
       } catch (error) {
         throw refused(error);
       }
@@ -334,6 +335,23 @@ function injected(fault: Waiting['fault']): Validation | undefined {
   if (fault === 'read-conflict') return 'MVCC_READ_CONFLICT';
   if (fault === 'phantom-conflict') return 'PHANTOM_READ_CONFLICT';
   return fault === 'invalid' ? 'ENDORSEMENT_POLICY_FAILURE' : undefined;
+}
+
+/** Keys that the contract will ask for, as far as that is plain: fetched together. What it asks beyond them it gets one by one. */
+function readBy({ name, args, caller }: Proposal): string[] {
+  const wanted = new Set([keys.LEDGER, keys.institutionKey(caller.institution)]);
+  if (name !== 'recordDocuments') return [...wanted];
+  try {
+    const { entries } = JSON.parse(args[0] ?? '') as { entries: { institution: string; patient: string; category: string }[] };
+    for (const { institution, patient, category } of entries) {
+      wanted.add(keys.coreKey(institution, patient));
+      wanted.add(keys.categoryHeadKey(institution, patient, category));
+    }
+  } catch {
+    // Whatever is wrong with the argument, the contract says it.
+  }
+  // PostgreSQL would refuse a name with U+0000 in it; the contract says so itself.
+  return [...wanted].filter((key) => !key.includes('\0'));
 }
 
 function refused(error: unknown): unknown {
