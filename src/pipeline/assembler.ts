@@ -16,6 +16,8 @@ const BATCH = 24;
 const PAGE = 200;
 /** Pending records looked at together. Few enough that what is known of the last one is still new. */
 const LOOK = 50;
+/** Between two rounds, so that the small pages of a sweep are not looked at one by one. The first page waits for nothing. */
+const APART_MS = 100;
 /** Rounds more for what became due while it was worked off; after them the next pull goes on. */
 const AGAIN = 3;
 /** A database that was away is mostly back by then. */
@@ -44,6 +46,8 @@ export function createAssembler(parts: {
   /** Number of the newest record that a whole round has looked at; 0: nothing is known. */
   let lookedAt = 0;
   let retry: NodeJS.Timeout | undefined;
+  let next: NodeJS.Timeout | undefined;
+  let endedAt = Number.NEGATIVE_INFINITY;
   let total = 0;
   /** Something that was looked at is due once more. */
   let again = false;
@@ -52,6 +56,13 @@ export function createAssembler(parts: {
   function wake(): void {
     if (wanted || stopping.aborted) return;
     wanted = true;
+    clearTimeout(next);
+    const waitMs = endedAt + APART_MS - performance.now();
+    if (waitMs > 0) next = setTimeout(begin, waitMs);
+    else begin();
+  }
+
+  function begin(): void {
     void drain().catch((error: unknown) => {
       log.error({ err: codeOf(error) ?? error }, 'assembly failed; it is tried again');
       clearTimeout(retry);
@@ -68,7 +79,12 @@ export function createAssembler(parts: {
       wanted = false;
       return round();
     });
-    running = run.catch(() => {});
+    running = run.then(
+      () => {
+        endedAt = performance.now();
+      },
+      () => {},
+    );
     return run;
   }
 
@@ -188,6 +204,7 @@ export function createAssembler(parts: {
     /** Document versions filed since the start. */
     filedSoFar: () => total,
     async close() {
+      clearTimeout(next);
       clearTimeout(retry);
       await running;
       clearTimeout(retry);
