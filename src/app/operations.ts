@@ -1,3 +1,4 @@
+import { verifyAudit } from '../audit/verify.ts';
 import type { Issuer } from '../auth/issuer.ts';
 import type { Operations, PullReport } from '../cli/operations.ts';
 import { verifyResult } from '../cli/verify-result.ts';
@@ -8,6 +9,7 @@ import type { Membership } from '../membership/members.ts';
 import type { Metrics } from '../observe/metrics.ts';
 import type { PullProgress } from '../pipeline/pull.ts';
 import { normaliseIdentifier } from '../records/patient-identity.ts';
+import { isReason } from '../records/reasons.ts';
 import { findPatients } from '../store/patients.ts';
 import { sql } from '../store/sql.ts';
 import { listStreams } from '../store/streams.ts';
@@ -70,6 +72,16 @@ export function createOperations(parts: {
     return progress;
   }
 
+  /** A command that opens content, with the audit event that it leaves, done or failed, before anything is answered. */
+  async function accounted<T>(operation: string, work: () => Promise<T>): Promise<T> {
+    const result = await work().catch(async (error: unknown) => {
+      await audited(operation, 'failed');
+      throw error;
+    });
+    await audited(operation, 'permitted');
+    return result;
+  }
+
   return {
     ping: async () => ({ pid: process.pid }),
     async status() {
@@ -113,11 +125,29 @@ export function createOperations(parts: {
     pull: pullAll,
     quarantineList: () => questions.quarantineList(),
     quarantineShow: ({ record }) => questions.quarantineShow(record),
+    quarantineReplay: (choice) =>
+      accounted('quarantine replay', async () => {
+        if (choice.reason !== undefined && !isReason(choice.reason))
+          throw new CodedError('BAD_REQUEST', { diagnostics: `There is no reason ${choice.reason}; docs/reasons.md has them.` });
+        if (choice.source !== undefined && !core.sources.some(({ source }) => source.id === choice.source))
+          throw new CodedError('NOT_FOUND', { diagnostics: `No source ${choice.source} is configured or enabled.` });
+        const before = core.assembler.filedSoFar();
+        const report = await core.replay.replay(choice);
+        await core.assembler.drain();
+        return { ...report, filed: core.assembler.filedSoFar() - before };
+      }),
     explain: ({ id }) => questions.explain(id),
-    async reconcile(_input, progress) {
-      const report = await core.reconcile.reconcile(progress);
-      await audited('reconcile', 'permitted');
-      return report;
+    reconcile: (_input, progress) => accounted('reconcile', () => core.reconcile.reconcile(progress)),
+    async auditVerify({ contents = false }) {
+      const work = () => verifyAudit({ database, rows: core.rows, institution: core.institution }, { contents });
+      const { anchors, events, findings, altered } = contents ? await accounted('audit verify', work) : await work();
+      const problems = [
+        ...findings.map(({ anchor, problem, expected, found }) =>
+          expected === undefined ? `anchor ${anchor}: ${problem}` : `anchor ${anchor}: ${problem}, ${expected} expected, ${found} found`,
+        ),
+        ...altered.map((id) => `${id}: altered`),
+      ];
+      return { ok: problems.length === 0, anchors, events, problems };
     },
     verify: async () => verifyResult(await verifyLedger({ database, tipFile: core.tipFile })),
     async clientAdd({ name, publicKeyJwk, scopes, actsFor }) {

@@ -1,6 +1,7 @@
 import type { PullProgress } from '../pipeline/pull.ts';
 import type { ExplainReport, QuarantineEntry, QuarantineGroup } from '../pipeline/questions.ts';
 import type { ReconcileReport } from '../pipeline/reconcile.ts';
+import type { ReplayChoice, ReplayReport } from '../pipeline/replay.ts';
 
 /**
  * What a command can ask of oncobridge: the same whether it runs in the command's own process or in the running server,
@@ -12,9 +13,13 @@ export interface Operations {
   pull(input: { source?: string; stream?: string; dryRun?: boolean }, progress: (progress: PullProgress) => void): Promise<PullReport>;
   quarantineList(input: object): Promise<readonly QuarantineGroup[]>;
   quarantineShow(input: { record: string }): Promise<QuarantineEntry>;
+  /** Decides held records again, by the rules and the patients known now; leaves an audit event. */
+  quarantineReplay(input: ReplayChoice): Promise<QuarantineReplayed>;
   explain(input: { id: string }): Promise<ExplainReport>;
   reconcile(input: object, progress: (done: number) => void): Promise<ReconcileReport>;
   verify(input: object): Promise<VerifyResult>;
+  /** With `contents` every event is opened, which leaves an event itself. */
+  auditVerify(input: { contents?: boolean }): Promise<AuditVerifyResult>;
   clientAdd(input: { name: string; publicKeyJwk?: object; scopes: readonly string[]; actsFor?: boolean }): Promise<ClientAdded>;
   token(input: {
     as: string;
@@ -53,6 +58,18 @@ export interface VerifyResult {
   blocks: number;
   transactions: number;
   problems: readonly string[];
+}
+
+export interface AuditVerifyResult {
+  ok: boolean;
+  anchors: number;
+  events: number;
+  problems: readonly string[];
+}
+
+export interface QuarantineReplayed extends ReplayReport {
+  /** Document versions filed of what was taken. */
+  filed: number;
 }
 
 export interface ClientAdded {

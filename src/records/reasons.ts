@@ -19,10 +19,13 @@ export const REASONS = {
   WITHDRAWN_AT_SOURCE: { kind: 'skip', text: 'Entered in error or cancelled before it was filed.' },
   NOT_DELIVERED: { kind: 'skip', text: 'Planned or prescribed only: taken into the course when treatment is recorded.' },
   // -- quarantine --
-  UNMAPPED_CODE: { kind: 'quarantine', text: 'A local code without an entry in the mapping table. Add one; the next version is taken.' },
+  UNMAPPED_CODE: {
+    kind: 'quarantine',
+    text: 'A local code without an entry in the mapping table. Add one and replay, or wait for the next version.',
+  },
   DOCUMENT_TYPE_UNKNOWN: {
     kind: 'quarantine',
-    text: 'A document type that no rule and no mapping table names. Map it; the next version is taken.',
+    text: 'A document type that no rule and no mapping table names. Map it and replay, or wait for the next version.',
   },
   PATIENT_UNKNOWN: {
     kind: 'quarantine',

@@ -1,33 +1,46 @@
 import assert from 'node:assert/strict';
-import { execFile, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, fork, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import type { Command } from 'commander';
 import { createSimulator, type Simulator } from '../../simulator/simulator.ts';
+import { createProgram } from '../../src/cli/program.ts';
+import { createDatabase } from '../../src/store/database.ts';
+import { createEmbeddedPostgres } from '../../src/store/embedded-postgres.ts';
+import { sql } from '../../src/store/sql.ts';
+import type { Asked, Ran } from './command-host.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const launcher = join(root, 'bin/oncobridge');
+const host = fork(join(root, 'test/cli/command-host.ts'), { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+const hostEnded = once(host, 'exit').then(() => assert.fail('the process that runs the commands ended'));
+hostEnded.catch(() => {}); // heard by the command under way
 let simulator: Simulator;
 let folder: string;
 let config: string;
-let env: NodeJS.ProcessEnv;
+let env: Record<string, string>;
+let server: ChildProcess | undefined;
 
-interface Run {
-  code: number;
-  out: string;
-  err: string;
-}
-
-function run(args: readonly string[], environment: NodeJS.ProcessEnv = env): Promise<Run> {
+/** A command of its own, as a user starts it. */
+function launch(args: readonly string[]): Promise<Ran> {
   return new Promise((resolve) => {
-    execFile(launcher, [...args], { env: environment, maxBuffer: 16 * 1024 * 1024 }, (error, out, err) => {
+    execFile(launcher, [...args], { env: { ...process.env, ...env }, maxBuffer: 16 * 1024 * 1024 }, (error, out, err) => {
       resolve({ code: error === null ? 0 : Number(error.code), out, err });
     });
   });
 }
-const cli = (...args: string[]): Promise<Run> => run(['--config', config, ...args]);
+/** The same in the process that has run the commands before: one at a time. */
+async function run(args: readonly string[], environment = env): Promise<Ran> {
+  const answered = Promise.race([once(host, 'message'), hostEnded]);
+  host.send({ args, env: environment } satisfies Asked);
+  const [ran] = (await answered) as [Ran];
+  return ran;
+}
+const cli = (...args: string[]): Promise<Ran> => run(['--config', config, ...args]);
 async function json<T>(...args: string[]): Promise<T> {
   const { code, out, err } = await cli(...args, '--json');
   assert.equal(code, 0, err);
@@ -41,7 +54,6 @@ before(async () => {
   config = join(folder, 'config/embedded.yaml');
   writeFileSync(config, readFileSync(config, 'utf8').replace('port: 8480', 'port: 0').replace('port: 8481', 'port: 0'));
   env = {
-    ...process.env,
     EHR_FHIR_URL: simulator.ehr.baseUrl,
     EHR_CLIENT_ID: simulator.ehr.clientId,
     EHR_CLIENT_KEY: JSON.stringify(simulator.ehr.privateKeyJwk),
@@ -52,28 +64,39 @@ before(async () => {
   };
 });
 after(async () => {
+  host.kill();
+  if (server?.exitCode === null && server.signalCode === null) {
+    // A test failed: it must not outlive its folder.
+    const ended = once(server, 'exit');
+    server.kill();
+    await ended;
+  }
   await simulator.close();
   rmSync(folder, { recursive: true, force: true });
 });
 
-test('every command has help with an example', async () => {
-  const { out } = await run(['--help']);
-  const commands = [...out.matchAll(/^ {2}([a-z]+)(?: |$)/gm)]
-    .map((match) => match[1] ?? '')
-    .filter((name) => name !== 'help' && name !== '');
-  assert.ok(commands.length >= 12, `found ${commands.join(' ')}`);
-  const nested: Record<string, string[]> = {
-    quarantine: ['list', 'show'],
-    config: ['check', 'print', 'schema'],
-    member: ['add', 'list'],
-    ledger: ['verify'],
-    client: ['add'],
-  };
-  for (const name of commands)
-    for (const words of nested[name]?.map((sub) => [name, sub]) ?? [[name]]) {
-      const help = await run([...words, '--help']);
-      assert.match(help.out, /Example:\n {2}\$ .*oncobridge/, `${words.join(' ')} shows no example`);
-    }
+test('every command has help with an example', () => {
+  const leaves = (command: Command): Command[] => (command.commands.length === 0 ? [command] : command.commands.flatMap(leaves));
+  const commands = leaves(createProgram());
+  assert.ok(commands.length >= 19, `found ${commands.length}`);
+  for (const command of commands) {
+    let help = '';
+    command.configureOutput({ writeOut: (text) => (help += text) });
+    command.outputHelp();
+    assert.match(help, /Example:\n {2}\$ .*oncobridge/, `${command.parent?.name()} ${command.name()} shows no example`);
+  }
+});
+
+test('the launcher: a result, a wrong configuration, a wrong word', async () => {
+  const [checked, nothing, wrong] = await Promise.all([
+    launch(['--config', config, 'config', 'check', '--json']),
+    launch(['--config', join(folder, 'nothing.yaml'), 'status']),
+    launch(['quarantin']),
+  ]);
+  assert.equal(checked.code, 0, checked.err);
+  assert.equal((JSON.parse(checked.out) as { ok: boolean }).ok, true);
+  assert.deepEqual([nothing.code, nothing.err.startsWith('CONFIG_NOT_FOUND')], [78, true]);
+  assert.deepEqual([wrong.code, /unknown command 'quarantin'[\s\S]*Usage:/.test(wrong.err)], [1, true]);
 });
 
 test('bad configuration: exit 78 and the place', async () => {
@@ -82,8 +105,6 @@ test('bad configuration: exit 78 and the place', async () => {
   const checked = await run(['--config', broken, 'config', 'check']);
   assert.equal(checked.code, 78);
   assert.match(checked.err, /CONFIG_INVALID[\s\S]*broken\.yaml:\d+:1 queu: unknown key, did you mean queue/);
-  assert.equal((await run(['--config', join(folder, 'nothing.yaml'), 'status'])).code, 78);
-  assert.equal((await cli('config', 'check')).code, 0);
   const printed = await cli('config', 'print');
   assert.ok(!printed.out.includes(simulator.aria.clientSecret), 'a secret is printed');
   assert.match((await cli('config', 'schema', 'source')).out, /"http:\/\/json-schema.org\/draft-07\/schema#"/);
@@ -110,38 +131,40 @@ test('a passphrase beside the data is refused outside a trial, and a weak one al
   assert.deepEqual([weak.code, /SECRET_WEAK/.test(weak.err)], [78, true], weak.err);
 });
 
-test('without a server: dry run, pull, questions, reconcile, verify', async () => {
+test('without a server a command starts the parts, works and ends', async () => {
   const dry = await json<{ streams: { outcomes: Record<string, number> }[] }>('pull', '--dry-run');
   assert.ok(dry.streams.some((stream) => Object.keys(stream.outcomes).some((outcome) => outcome.startsWith('taken'))));
-  assert.equal((await json<{ documents: number }>('status')).documents, 0, 'a dry run stored something');
-
   const pulled = await json<{ filed: number; failed: boolean }>('pull');
   assert.ok(pulled.filed > 20 && !pulled.failed, JSON.stringify(pulled));
-  const again = await json<{ filed: number }>('pull');
-  assert.equal(again.filed, 0);
-  const groups = await json<{ example: string; reason: string }[]>('quarantine', 'list');
-  const shown = await json<{ reason: string }>('quarantine', 'show', groups[0]?.example ?? '');
-  assert.equal(shown.reason, groups[0]?.reason);
-  const explained = await json<{ record: { rule: string } }>('explain', groups[0]?.example ?? '');
-  assert.ok('record' in explained);
   assert.deepEqual((await json<{ differences: unknown[] }>('reconcile')).differences, []);
+  // Over the database alone, for a ledger that was tampered with.
   assert.equal((await json<{ ok: boolean }>('ledger', 'verify')).ok, true);
   const missing = await cli('explain', 'rec-aaaaaaaaaaaaaaaaaaaaaaaaaa');
   assert.deepEqual([missing.code, missing.err.startsWith('NOT_FOUND')], [1, true]);
 });
 
 test('beside a running server commands work in it; stop ends it', async () => {
-  const server = spawn(launcher, ['--config', config, 'start', '--json', '--log-level', 'warn'], {
-    env,
+  // A mapping that was missing at the first pull.
+  const source = join(folder, 'config/sources/aria.yaml');
+  const local = 'http://varian.com/fhir/CodeSystem/DocumentReference/documentreference-type';
+  writeFileSync(
+    source,
+    readFileSync(source, 'utf8').replace(
+      /^( *)- \{ code: "[^"]*\|572".*$/m,
+      (line, indent: string) => `${line}\n${indent}- { code: "${local}|989", loinc: 34117-2, category: history-and-physical }`,
+    ),
+  );
+  server = spawn(launcher, ['--config', config, 'start', '--json', '--log-level', 'warn'], {
+    env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
-  const ended = new Promise<number | null>((resolve) => server.once('exit', resolve));
-  const line = await new Promise<string>((resolve, reject) => {
-    server.stdout.once('data', (chunk: Buffer) => resolve(chunk.toString()));
-    server.once('exit', () => reject(new Error('the server ended')));
-  });
+  const ended = once(server, 'exit') as Promise<[number | null]>;
+  const line = await Promise.race([
+    once(server.stdout ?? server, 'data').then(([chunk]) => String(chunk)),
+    ended.then(([code]) => assert.fail(`the server ended with ${code}`)),
+  ]);
   const { pid, facade, operations } = JSON.parse(line) as { pid: number; facade: string; operations: string };
-  const second = await cli('start');
+  const second = await launch(['--config', config, 'start']);
   assert.deepEqual([second.code, /CONFLICT.*runs already/s.test(second.err)], [1, true], second.err);
 
   const { member } = await json<{ member: string }>('member', 'add', '--name', 'Dr. Test', '--role', 'clinician');
@@ -151,6 +174,9 @@ test('beside a running server commands work in it; stop ends it', async () => {
   const { token } = await json<{ token: string }>('token', '--as', member);
   const client = await json<{ clientId: string; privateKeyJwk: object }>('client', 'add', '--name', 'EHR', '--scope', 'system/Patient.rs');
   assert.ok(client.clientId.startsWith('cli-') && 'privateKeyJwk' in client);
+  writeFileSync(join(folder, 'no-key.jwk'), 'secret words');
+  const noKey = await cli('client', 'add', '--name', 'EHR', '--jwk', join(folder, 'no-key.jwk'));
+  assert.deepEqual([noKey.code, /^BAD_REQUEST/.test(noKey.err), noKey.err.includes('secret')], [1, true, false]);
 
   assert.equal((await fetch(`${facade}/metadata`)).status, 200);
   assert.equal((await fetch(`${facade}/Patient`)).status, 401);
@@ -159,8 +185,67 @@ test('beside a running server commands work in it; stop ends it', async () => {
   for (const path of ['livez', 'readyz']) assert.equal((await fetch(`${operations}/${path}`)).status, 200, path);
   assert.match(await (await fetch(`${operations}/metrics`)).text(), /oncobridge_ledger_height \d+/);
 
+  await quarantineCommands();
+  assert.deepEqual((await json<{ differences: unknown[] }>('reconcile')).differences, []);
+  await auditCommands();
+  for (const unknown of ['--source', '--stream']) {
+    const nothing = await cli('pull', unknown, 'nowhere');
+    assert.deepEqual([nothing.code, nothing.err.startsWith('NOT_FOUND')], [1, true], nothing.err);
+  }
+
   const stopped = await json<{ stopped: boolean; pid: number }>('stop');
   assert.deepEqual(stopped, { stopped: true, pid });
-  assert.equal(await ended, 0);
+  assert.deepEqual(await ended, [0, null]);
   assert.equal((await json<{ stopped: boolean }>('stop')).stopped, false);
 });
+
+async function quarantineCommands(): Promise<void> {
+  const groups = await json<{ example: string; reason: string }[]>('quarantine', 'list');
+  const group = groups.find(({ reason }) => reason === 'DOCUMENT_TYPE_UNKNOWN') ?? assert.fail('no note of an unmapped type is held');
+  const shown = await json<{ reason: string }>('quarantine', 'show', group.example);
+  assert.equal(shown.reason, group.reason);
+  const explained = await json<{ record: { rule: string } }>('explain', group.example);
+  assert.ok('record' in explained);
+
+  const replayed = await json<{ records: number; outcomes: Record<string, number>; filed: number }>(
+    'quarantine',
+    'replay',
+    '--reason',
+    'DOCUMENT_TYPE_UNKNOWN',
+    '--source',
+    'aria',
+  );
+  assert.ok(replayed.records > 0 && replayed.outcomes['taken'] === replayed.records && replayed.filed > 0, JSON.stringify(replayed));
+  const left = await json<{ reason: string }[]>('quarantine', 'list');
+  assert.ok(!left.some(({ reason }) => reason === 'DOCUMENT_TYPE_UNKNOWN'));
+  const nothing = await cli('quarantine', 'replay', '--reason', 'DOCUMENT_TYPE_UNKNOWN');
+  assert.deepEqual([nothing.code, nothing.out], [0, 'Nothing of that is in quarantine.\n']);
+  for (const [option, value, code] of [
+    ['--reason', 'NO_SUCH_REASON', 'BAD_REQUEST'],
+    ['--source', 'nowhere', 'NOT_FOUND'],
+    ['--record', 'rec-aaaaaaaaaaaaaaaaaaaaaaaaaa', 'NOT_FOUND'],
+  ] as const) {
+    const wrong = await cli('quarantine', 'replay', option, value);
+    assert.deepEqual([wrong.code, wrong.err.split(':')[0]], [1, code], wrong.err);
+  }
+}
+
+async function auditCommands(): Promise<void> {
+  // The events of earlier starts, anchored by the later ones.
+  const held = await json<{ ok: boolean; anchors: number; events: number; problems: string[] }>('audit', 'verify', '--contents');
+  assert.ok(held.ok && held.anchors > 1 && held.events > 0, JSON.stringify(held));
+  assert.match((await cli('audit', 'verify')).out, /^\d+ anchors over \d+ events hold\.\n$/);
+  const postgres = await createEmbeddedPostgres({ directory: join(folder, '.oncobridge/postgres') });
+  const database = createDatabase({ url: postgres.url, maxConnections: 1 });
+  try {
+    await database.query(
+      sql`delete from audit_event where id = (select id from audit_event where anchor is not null order by seq limit 1)`,
+    );
+  } finally {
+    await database.close();
+    await postgres.stop();
+  }
+  const broken = await cli('audit', 'verify');
+  assert.equal(broken.code, 1);
+  assert.match(broken.out, /^THE LOG OF ACCESSES DOES NOT HOLD\nanchor \d+: rows, \d+ expected, \d+ found\n$/);
+}
