@@ -29,8 +29,14 @@ async function run({ args, env }: Asked): Promise<Ran> {
   process.env = { ...own, ...env };
   process.exitCode = 0;
   const write = { stdout: process.stdout.write, stderr: process.stderr.write };
-  process.stdout.write = (text: string | Uint8Array) => ((ran.out += text.toString()), true);
-  process.stderr.write = (text: string | Uint8Array) => ((ran.err += text.toString()), true);
+  process.stdout.write = (text: string | Uint8Array) => {
+    ran.out += text.toString();
+    return true;
+  };
+  process.stderr.write = (text: string | Uint8Array) => {
+    ran.err += text.toString();
+    return true;
+  };
   try {
     await throwing(createProgram())
       .parseAsync([...args], { from: 'user' })
