@@ -98,7 +98,9 @@ class Child {
   }
 }
 
-test(`SIGKILL at ${ROUNDS} moments of a pull: nothing lost, nothing twice (CRASH_SEED=${SEED})`, async () => {
+test(`SIGKILL at ${ROUNDS} moments of a pull: nothing lost, nothing twice (CRASH_SEED=${SEED})`, {
+  timeout: 120_000 + ROUNDS * 45_000,
+}, async () => {
   console.log(`crash: seed ${SEED}, ${ROUNDS} rounds; CRASH_SEED and CRASH_ROUNDS repeat them`);
   const random = randomFrom(SEED);
   const simulator = await createSimulator();
