@@ -44,7 +44,7 @@ async function run({ args, env }: Asked): Promise<Ran> {
         if (error instanceof CommanderError) process.exitCode = error.exitCode;
         else exitWith(error);
       });
-    ran.code = Number(process.exitCode ?? 0);
+    ran.code = process.exitCode ?? 0;
   } finally {
     process.stdout.write = write.stdout;
     process.stderr.write = write.stderr;
