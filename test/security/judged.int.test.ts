@@ -1262,7 +1262,8 @@ test('at rest: modes of the folder, and no canary in any table, index, file or l
 });
 
 test('ledger verify: a byte of a block, a row of the state, the newest block', async () => {
-  // One permission is in force, so that there is something to forge.
+  // One permission is in force and one has ended, so that there is something to forge.
+  await end(await grant({ categories: ['history-and-physical'] }));
   await grant({ dataPeriod: { start: '2020-01-01' } });
   await site.stop();
   // Nobody else is connected now.
