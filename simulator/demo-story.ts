@@ -21,7 +21,7 @@ export function createStory(out: NodeJS.WriteStream): Story {
     line: write,
     table(head, rows) {
       write(`${head}:`);
-      for (const [count, name] of rows) write(`  ${(count ?? '').padStart(5)}  ${name ?? ''}`);
+      for (const [count, ...columns] of rows) write(`  ${(count ?? '').padStart(5)}  ${columns.join('  ')}`);
     },
     request: (who, what, answer) => write(`  ${who.padEnd(10)} ${what.padEnd(58)} ${answer}`),
   };

@@ -3,14 +3,15 @@
  * Exits 0 where every step went as it must; `--keep` leaves the server running.
  */
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join, relative, resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { createApp } from '../src/app.ts';
 import { startControlServer } from '../src/cli/control-server.ts';
 import { createProgress } from '../src/cli/progress.ts';
 import { controlFile } from '../src/cli/run.ts';
-import { readSettings } from '../src/cli/settings.ts';
+import { readSettings, shown } from '../src/cli/settings.ts';
+import { isReason, REASONS } from '../src/records/reasons.ts';
 import { exportDocuments } from './demo-export.ts';
 import { createStory, type Persons, tellStory } from './demo-story.ts';
 import { createSimulator, type Simulator } from './simulator.ts';
@@ -40,7 +41,9 @@ const started = Date.now();
 story.title('oncobridge: the embedded default and a simulated department');
 
 const simulator = await createSimulator();
-story.line(`An ARIA API and an EHR of synthetic patients answer on loopback.`);
+story.line('The department is two servers on this machine, with synthetic patients:');
+story.line(`  aria  the radiotherapy information system, ${simulator.aria.baseUrl}: courses and notes`);
+story.line(`  ehr   the hospital's record, ${simulator.ehr.baseUrl}: laboratory results and notes`);
 // The sample configuration as it ships, with a data folder of the demo's own and free ports.
 cpSync(join(root, 'config'), join(run, 'config'), { recursive: true });
 const config = join(run, 'config', 'embedded.yaml');
@@ -49,7 +52,7 @@ const settings = await readSettings(config);
 if (settings.notice !== undefined) story.line(settings.notice);
 const app = await createApp({ settings, serve: true, logLevel: 'fatal', schedule: false });
 story.line(
-  `oncobridge is up after ${((Date.now() - started) / 1000).toFixed(1)} s: PostgreSQL as our own child, FHIR R4 at ${app.facadeUrl}`,
+  `oncobridge is up after ${((Date.now() - started) / 1000).toFixed(1)} s, with a PostgreSQL of its own. Its FHIR R4 API: ${app.facadeUrl}`,
 );
 
 let failed = false;
@@ -59,19 +62,29 @@ try {
   const pulled = await app.operations.pull({}, createProgress(process.stdout));
   await app.settled();
   const status = await app.operations.status({});
-  story.line(`${pulled.filed} documents filed; ledger height ${status.ledger.height}, ${status.ledger.consensus}.`);
-  story.table(
-    'Records',
-    Object.entries(status.records).map(([outcome, count]) => [String(count), outcome]),
+  story.line('  taken: goes into a document. skip: left out, for a reason that is kept. quarantine: held, sealed, until it is put right.');
+  story.line('  known: this version is stored already. A page is one answer of the source; a course is read patient by patient.');
+  story.line(
+    `${pulled.filed} documents are filed and entered on the ledger, ${status.ledger.height} blocks. Consensus: ${status.ledger.consensus}.`,
   );
-  for (const group of await app.operations.quarantineList({}))
-    story.line(`  held: ${group.count} ${group.type} of ${group.source}/${group.stream}, ${group.reason}: ${group.text}`);
+  story.table(
+    'What became of each record',
+    Object.entries(status.records).map(([outcome, count]) => [String(count), outcome.padEnd(34), meaningOf(outcome)]),
+  );
+  story.table(
+    'Held in quarantine',
+    (await app.operations.quarantineList({})).map((group) => [
+      String(group.count),
+      `${group.type}, ${group.source}/${group.stream}`.padEnd(34),
+      group.reason,
+    ]),
+  );
 
   persons = await tellStory({ app, story });
 
   story.title('The documents');
   const files = await exportDocuments(app, output);
-  story.line(`${files.length} PDFs, each with its FHIR data inside, lie in ${relative(process.cwd(), output) || output}/`);
+  story.line(`${files.length} PDFs, each with its FHIR data inside, lie in ${shown(output)}/, for example ${files[0] ?? ''}.`);
 } catch (error) {
   failed = true;
   story.line(`THE DEMO FAILED: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
@@ -91,7 +104,7 @@ if (values.keep && !failed) {
   };
   process.once('SIGINT', () => void stop());
   process.once('SIGTERM', () => void stop());
-  const command = `bin/oncobridge --config ${relative(process.cwd(), config)}`;
+  const command = `bin/oncobridge --config ${shown(config)}`;
   story.title('Left running (Ctrl-C ends it). The patient reads their own record, then everything there is to ask:');
   story.line(`  TOKEN=$(${command} token --as ${persons?.patient})`);
   story.line(`  curl -H "Authorization: Bearer $TOKEN" '${app.facadeUrl}/DocumentReference'`);
@@ -103,6 +116,13 @@ if (values.keep && !failed) {
   await simulator.close();
   story.line(`${failed ? 'Failed' : 'Done'} after ${((Date.now() - started) / 1000).toFixed(1)} s.`);
   process.exitCode = failed ? 1 : 0;
+}
+
+/** An outcome of `status`, as the table of reasons explains it. */
+function meaningOf(outcome: string): string {
+  const reason = outcome.split(':')[1] ?? '';
+  if (isReason(reason)) return REASONS[reason].text;
+  return outcome === 'own' ? 'Stands in a filed document.' : 'Waits to be filed.';
 }
 
 /**
