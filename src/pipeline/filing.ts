@@ -17,7 +17,7 @@ import { assembleRadiationDose } from '../records/radiation-dose.ts';
 import type { Renderer } from '../render/renderer.ts';
 import type { BlobStore } from '../store/blobs.ts';
 import type { Database } from '../store/database.ts';
-import { announcePuts, insertDocumentVersions, type NewDocumentVersion, resourceIds } from '../store/documents.ts';
+import { announcePuts, forgetPuts, insertDocumentVersions, type NewDocumentVersion, resourceIds } from '../store/documents.ts';
 import { getPatients } from '../store/patients.ts';
 import { currentByKeys, type EarlierWanted, earlierResults, previousVersions, type RecordRow, recordsById } from '../store/records.ts';
 import { insertResources, prepareResources, type ResourceRows } from '../store/resources.ts';
@@ -126,6 +126,11 @@ export function createFiling(parts: {
       const overtaken = await insertDocumentVersions(
         tx,
         prepared.map((p) => p.row),
+      );
+      // From now on the row says where the object lies.
+      await forgetPuts(
+        tx,
+        prepared.map((p) => p.row.pointer),
       );
       if (overtaken.length > 0) throw new CodedError('CONFLICT', { diagnostics: `Subjects moved on: ${overtaken.join(' ')}` });
       await insertResources(

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { codeOf } from '../errors.ts';
 import type { BlobStore } from '../store/blobs.ts';
 import type { Database } from '../store/database.ts';
-import { documentVersionsAfter, forgetPuts, orphanPuts } from '../store/documents.ts';
+import { type DocumentVersionRow, documentVersion, documentVersionsAfter, forgetPuts, orphanPuts } from '../store/documents.ts';
 import { sql } from '../store/sql.ts';
 
 /** One difference between documents, blobs and ledger. Names ids and hashes only. */
@@ -47,35 +47,15 @@ export function createReconcile(parts: { database: Database; blobs: BlobStore; i
     for (;;) {
       const page = await documentVersionsAfter(database, after, 200);
       if (page.length === 0) break;
-      const entries = await entriesOf(page.map((row) => row.document));
-      const settled = await settledOutbox(page.map((row) => row.outbox));
-      const withdrawn = await withdrawnHere(page.map((row) => row.document));
-      for (const row of page) {
-        counts.documents++;
-        const at = { document: row.document, version: row.version };
-        // Withdrawn and resealed: the ledger keeps the old hash, the object here is the institution's own.
-        if (!withdrawn.has(row.document)) {
-          const entry = entries.get(`${row.document}/${row.version}`);
-          if (entry === undefined) {
-            if (settled.get(row.outbox) === 'committed' || settled.get(row.outbox) === undefined)
-              differences.push({ kind: 'missing-on-ledger', ...at });
-            else counts.underway++;
-          } else {
-            if (entry.ciphertext_hash !== row.ciphertext_hash) differences.push({ kind: 'hash-differs-from-ledger', ...at });
-            if (entry.commitment !== row.commitment) differences.push({ kind: 'commitment-differs-from-ledger', ...at });
-          }
-        }
-        counts.objects++;
-        try {
-          const hash = createHash('sha256')
-            .update(await blobs.get(row.pointer))
-            .digest('hex');
-          if (hash !== row.ciphertext_hash) differences.push({ kind: 'object-altered', ...at, pointer: row.pointer });
-        } catch (error) {
-          if (codeOf(error) !== 'BLOB_MISSING') throw error;
-          differences.push({ kind: 'object-missing', ...at, pointer: row.pointer });
-        }
-      }
+      counts.documents += page.length;
+      counts.objects += page.length;
+      const first = await examine(page);
+      counts.underway += first.underway;
+      // Beside a server that is at work a row may change between two of these questions: what differs is looked at again.
+      const suspects = await Promise.all(first.suspects.map(({ document, version }) => documentVersion(database, document, version)));
+      const second = await examine(suspects.filter((row) => row !== undefined));
+      counts.underway += second.underway;
+      differences.push(...second.differences);
       onProgress?.(counts.documents);
       const last = page.at(-1);
       if (last !== undefined) after = { document: last.document, version: last.version };
@@ -90,7 +70,57 @@ export function createReconcile(parts: { database: Database; blobs: BlobStore; i
     return { ...counts, differences, sweptObjects: await sweep() };
   }
 
-  /** Deletes objects that were put over an hour ago and that neither a row nor an entry names. */
+  async function examine(
+    page: readonly DocumentVersionRow[],
+  ): Promise<{ underway: number; suspects: DocumentVersionRow[]; differences: Difference[] }> {
+    const documents = page.map((row) => row.document);
+    let underway = 0;
+    const suspects: DocumentVersionRow[] = [];
+    const differences: Difference[] = [];
+    // In this order: what has a receipt by now, in a block that is projected by now, has its entry.
+    const outbox = await outboxOf(page.map((row) => row.outbox));
+    const height = await projectedHeight();
+    const entries = await entriesOf(documents);
+    const withdrawn = await withdrawnHere(documents);
+    for (const row of page) {
+      const at = { document: row.document, version: row.version };
+      const found: Difference[] = [];
+      let isUnderway = false;
+      const entry = entries.get(`${row.document}/${row.version}`);
+      // Withdrawn and resealed: the ledger keeps the old hash, the object here is the institution's own.
+      if (withdrawn.has(row.document)) {
+        // nothing to compare
+      } else if (entry === undefined) {
+        const sent = outbox.get(row.outbox);
+        if (sent === undefined || (sent.state === 'committed' && (sent.block ?? 0) < height))
+          found.push({ kind: 'missing-on-ledger', ...at });
+        else isUnderway = true;
+      } else {
+        if (entry.ciphertext_hash !== row.ciphertext_hash) found.push({ kind: 'hash-differs-from-ledger', ...at });
+        if (entry.commitment !== row.commitment) found.push({ kind: 'commitment-differs-from-ledger', ...at });
+      }
+      const state = await objectState(row);
+      if (state !== 'whole') found.push({ kind: `object-${state}`, ...at, pointer: row.pointer });
+      if (found.length > 0) suspects.push(row);
+      else if (isUnderway) underway++;
+      differences.push(...found);
+    }
+    return { underway, suspects, differences };
+  }
+
+  async function objectState(row: DocumentVersionRow): Promise<'whole' | 'altered' | 'missing'> {
+    try {
+      const hash = createHash('sha256')
+        .update(await blobs.get(row.pointer))
+        .digest('hex');
+      return hash === row.ciphertext_hash ? 'whole' : 'altered';
+    } catch (error) {
+      if (codeOf(error) !== 'BLOB_MISSING') throw error;
+      return 'missing';
+    }
+  }
+
+  /** Deletes objects that were put over an hour ago and that no row needs, nor an entry that still lacks its row. */
   async function sweep(): Promise<number> {
     const orphans = await orphanPuts(database, sweepAfterMs);
     for (const name of orphans) await blobs.delete(name);
@@ -105,9 +135,17 @@ export function createReconcile(parts: { database: Database; blobs: BlobStore; i
     return new Map(rows.map((row) => [`${row.doc}/${row.version}`, row]));
   }
 
-  async function settledOutbox(ids: readonly string[]): Promise<Map<string, string>> {
-    const rows = await database.query<{ id: string; state: string }>(sql`select id, state from outbox where id = any(${ids})`);
-    return new Map(rows.map((row) => [row.id, row.state]));
+  async function outboxOf(ids: readonly string[]): Promise<Map<string, { state: string; block: number | null }>> {
+    const rows = await database.query<{ id: string; state: string; block: number | null }>(
+      sql`select id, state, block from outbox where id = any(${ids})`,
+    );
+    return new Map(rows.map((row) => [row.id, row]));
+  }
+
+  /** Number of blocks that the projection has applied. */
+  async function projectedHeight(): Promise<number> {
+    const [row] = await database.query<{ height: number }>(sql`select height from projection.checkpoint`);
+    return row?.height ?? 0;
   }
 
   async function withdrawnHere(documents: readonly string[]): Promise<Set<string>> {
@@ -137,7 +175,8 @@ export function createReconcile(parts: { database: Database; blobs: BlobStore; i
       select s.document from subject s
       where s.withdrawn_at is not null and s.version > 0
         and exists (select 1 from projection.document d where d.doc = s.document and d.recorder = ${institution} and not d.withdrawn)
-        and not exists (select 1 from outbox o where o.transaction = 'withdrawDocument' and o.state not in ('committed', 'rejected') and o.args::text like '%' || s.document || '%')`);
+        and not exists (select 1 from outbox o where o.transaction = 'withdrawDocument' and o.args::text like '%' || s.document || '%'
+          and (o.settled_at is null or (o.state = 'committed' and o.block >= (select height from projection.checkpoint))))`);
     return rows.map((row) => ({ kind: 'withdrawal-missing-on-ledger', document: row.document }));
   }
 

@@ -73,8 +73,10 @@ export function createResealing(parts: {
         header,
         outbox: entered ?? row.outbox,
       });
+      // Should we be killed now, the sweep deletes the old object.
+      await forgetPuts(tx, [pointer]);
+      await announcePuts(tx, [row.pointer]);
     });
-    // Until here a crash only repeats this.
     await blobs.delete(row.pointer);
     await forgetPuts(database, [row.pointer]);
   }

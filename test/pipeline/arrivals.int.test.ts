@@ -233,6 +233,53 @@ describe('records as they may come', () => {
     assert.deepEqual(refused, []);
     await reconciled();
   });
+
+  test('reconcile beside work: a receipt whose block is not projected yet is no difference; one that should be is', async () => {
+    const { core } = world;
+    core.relay.pause();
+    await source.store('notes', [noteRecord('u1')]);
+    await core.assembler.drain();
+    const pending = sql`select id from outbox where state = 'pending'`;
+    const claim = (block: number) =>
+      core.database.query(sql`update outbox set state = 'committed', settled_at = now(), block = ${block} where id in (${pending})`);
+    const height = await core.projection.height();
+    await claim(height);
+    const { underway, differences } = await core.reconcile.reconcile();
+    assert.deepEqual([underway, differences], [1, []]);
+    await core.database.query(sql`update outbox set block = ${height - 1} where block = ${height}`);
+    const [difference, ...others] = (await core.reconcile.reconcile()).differences;
+    assert.deepEqual([difference?.kind, others], ['missing-on-ledger', []]);
+    await core.database.query(
+      sql`update outbox set state = 'pending', settled_at = null, block = null where state = 'committed' and batch is null`,
+    );
+    core.relay.resume();
+    await settled(core);
+    await reconciled();
+  });
+
+  test('the sweep takes what nothing needs, and leaves what an entry names whose row was lost', async () => {
+    const { core } = world;
+    const { database } = core;
+    assert.deepEqual(await database.query(sql`select name from puts`), [], 'announced for ever');
+    const orphan = `${core.institution}/${'ab'.repeat(32)}`;
+    await core.blobs.put(orphan, Buffer.from('left by a killed process'));
+    const [lost] = await database.query<{ pointer: string }>(
+      sql`select d.pointer from document_version d join subject s on s.document = d.document and s.withdrawn_at is null limit 1`,
+    );
+    const pointer = lost?.pointer ?? '';
+    await database.query(sql`create table lost as select * from document_version where pointer = ${pointer}`);
+    await database.query(sql`delete from document_version where pointer = ${pointer}`);
+    for (const name of [orphan, pointer])
+      await database.query(sql`insert into puts (name, at) values (${name}, now() - interval '2 hours')`);
+    assert.equal(await core.reconcile.sweep(), 1);
+    assert.equal(await core.blobs.head(orphan), undefined);
+    assert.notEqual(await core.blobs.head(pointer), undefined);
+    assert.ok((await core.reconcile.reconcile()).differences.some(({ kind }) => kind === 'missing-here'));
+    await database.query(sql`insert into document_version select * from lost`);
+    await database.query(sql`drop table lost`);
+    await database.query(sql`delete from puts`);
+    await reconciled();
+  });
 });
 
 test('a stop while much waits: what is under way is finished, the rest is left for the next start', async () => {
