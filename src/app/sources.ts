@@ -17,7 +17,7 @@ export async function openSource({ file, config }: LoadedSource): Promise<Config
     baseUrl: config.baseUrl.replace(/\/+$/, ''),
     allowedOrigins: config.allowedOrigins,
     auth: authOf(config.auth),
-    tls: config.tls === undefined ? undefined : { caPem: readFileSync(resolve(dirname(file), config.tls.ca), 'utf8') },
+    tls: config.tls === undefined ? undefined : { caPem: readAuthority(resolve(dirname(file), config.tls.ca), config.id) },
     limits: {
       requestsPerSecond: config.limits.requestsPerSecond,
       concurrency: config.limits.concurrency,
@@ -39,6 +39,14 @@ export async function openSource({ file, config }: LoadedSource): Promise<Config
       return classifier;
     },
   };
+}
+
+function readAuthority(path: string, source: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    throw new CodedError('CONFIG_INVALID', { diagnostics: `The source ${source} names ${path} as tls.ca, which cannot be read.` });
+  }
 }
 
 function authOf(auth: SourceConfig['auth']): AuthOptions {

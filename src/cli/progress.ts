@@ -16,18 +16,20 @@ export function progressText(progress: PullProgress): string {
 }
 
 /**
- * One line per stream: rewritten in place on a terminal, printed once at its end elsewhere, so that a log stays readable.
+ * One line per stream at its end; on a terminal, below them, one that says how far those under way have come. Elsewhere that
+ * one is left out, so that a log stays readable.
  */
 export function createProgress(out: NodeJS.WriteStream = process.stderr): (progress: PullProgress) => void {
-  let open: string | undefined;
+  const underway = new Map<string, number>();
   return (progress) => {
     const name = `${progress.source}/${progress.stream}`;
-    if (!out.isTTY) {
-      if (progress.done) out.write(`${progressText(progress)}\n`);
-      return;
-    }
-    if (open !== undefined && open !== name) out.write('\n');
-    open = progress.done ? undefined : name;
-    out.write(`\r\u001b[2K${progressText(progress).slice(0, (out.columns ?? 120) - 1)}${progress.done ? '\n' : ''}`);
+    const clear = out.isTTY ? '\r\u001b[2K' : '';
+    if (progress.done) {
+      underway.delete(name);
+      out.write(`${clear}${progressText(progress)}\n`);
+    } else underway.set(name, progress.records);
+    if (!out.isTTY || underway.size === 0) return;
+    const line = [...underway].map(([stream, records]) => `${stream} ${records} records`).join(', ');
+    out.write(`${clear}${line.slice(0, (out.columns ?? 120) - 3)} …`);
   };
 }

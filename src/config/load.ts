@@ -5,7 +5,7 @@ import { isMap, isScalar, isSeq, LineCounter, type Node, parseDocument } from 'y
 import type { z } from 'zod';
 import { CodedError } from '../errors.ts';
 import { isReferenced, resolveReferences, stripReference } from './references.ts';
-import { type ServerConfig, type SourceConfig, serverSchema, sourceSchema } from './schema.ts';
+import { parseDurationMs, type ServerConfig, type SourceConfig, serverSchema, sourceSchema } from './schema.ts';
 
 /** One thing wrong in a file: `file:line:column path: what is wrong`. */
 export interface ConfigProblem {
@@ -75,6 +75,7 @@ export function loadConfig(options: LoadOptions): LoadedConfig {
   const server = readFile(file, serverSchema, { env, problems, values, hash, generate: options.generate });
   const sources: LoadedSource[] = [];
   if (server !== undefined) {
+    problems.push(...checkServer(server.value, server.place));
     for (const [index, name] of server.value.sources.entries()) {
       const path = resolve(dirname(file), name);
       if (!existsSync(path)) {
@@ -309,6 +310,21 @@ function levenshtein(a: string, b: string): number {
     row = next;
   }
   return row[b.length] ?? 0;
+}
+
+/** Values that make no sense beside each other. */
+function checkServer(server: ServerConfig, place: Place): ConfigProblem[] {
+  const problems: ConfigProblem[] = [];
+  // An anchor that has come back is what proves the view of the ledger fresh.
+  if (parseDurationMs(server.ledger.anchorEvery) >= parseDurationMs(server.consent.maxStaleness))
+    problems.push({
+      severity: 'error',
+      ...place(['ledger', 'anchorEvery']),
+      message: 'must be shorter than consent.maxStaleness, or every read is refused between two anchors',
+    });
+  if (server.outbox.lowWater > server.outbox.highWater)
+    problems.push({ severity: 'error', ...place(['outbox', 'lowWater']), message: 'must not be above outbox.highWater' });
+  return problems;
 }
 
 /** What the schema cannot say alone: cross references, rules that can never be reached. */

@@ -27,6 +27,12 @@ const duration = () =>
     .string()
     .overwrite(stripReference)
     .regex(/^\d+(ms|s|m|h|d)$/, 'a duration such as "150s", "5m", "1d"');
+/** How often something happens: not all the time, and within what a timer can count (24 days). */
+const interval = () =>
+  duration().refine((value) => {
+    const ms = /^\d+(ms|s|m|h|d)$/.test(value) ? parseDurationMs(value) : 1000;
+    return ms >= 1000 && ms <= 24 * 86_400_000;
+  }, 'between "1s" and "24d"');
 const port = () => z.int().min(0).max(65535);
 const id = () => z.string().regex(/^[a-z][a-z0-9-]{0,39}$/, 'lower-case letters, digits and hyphens, at most 40');
 const url = () =>
@@ -71,7 +77,7 @@ export const serverSchema = z.strictObject({
     .discriminatedUnion('kind', [
       z.strictObject({
         kind: z.literal('embedded'),
-        anchorEvery: duration().default('60s').describe('How often the audit is anchored on the ledger; also the heartbeat.'),
+        anchorEvery: interval().default('60s').describe('How often the audit is anchored on the ledger; also the heartbeat.'),
       }),
     ])
     .describe('embedded: the contract over PostgreSQL, one node, no consensus.'),
@@ -247,7 +253,7 @@ export const sourceSchema = z.strictObject({
     })
     .prefault({}),
   schedule: z
-    .strictObject({ every: duration().default('5m') })
+    .strictObject({ every: interval().default('5m') })
     .prefault({})
     .describe('How often `oncobridge start` pulls.'),
   streams: z.array(streamSchema).min(1),

@@ -12,6 +12,8 @@ import type { createWithdrawal } from './withdrawal.ts';
 
 /** Drafts filed together: one commit for many, but the first ones go at once, so that a pull shows its first document soon. */
 const BATCH = 24;
+/** Attachments of drafts filed together; a scan may have a hundred megabytes. */
+const BATCH_BYTES = 64 * 2 ** 20;
 /** Records looked up at once. */
 const PAGE = 200;
 /** Pending records looked at together. Few enough that what is known of the last one is still new. */
@@ -144,7 +146,7 @@ export function createAssembler(parts: {
           } catch (error) {
             await quarantine([record.rec], error);
           }
-          if (drafts.length >= (handed === 0 ? 1 : BATCH)) {
+          if (drafts.length >= (handed === 0 ? 1 : BATCH) || attachmentBytes(drafts) > BATCH_BYTES) {
             await hand(drafts);
             drafts = [];
           }
@@ -210,6 +212,13 @@ export function createAssembler(parts: {
       clearTimeout(retry);
     },
   };
+}
+
+function attachmentBytes(drafts: readonly DocumentDraft[]): number {
+  let bytes = 0;
+  for (const { own } of drafts)
+    for (const { kept } of own) for (const attachment of kept.record.attachments ?? []) bytes += attachment.bytes.length;
+  return bytes;
 }
 
 function pendingOf(draft: DocumentDraft): string[] {

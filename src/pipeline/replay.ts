@@ -75,14 +75,16 @@ export function createReplay(parts: {
       await database.transaction((tx) => withdrawal.withdraw(tx, subject, 'WRONG_PATIENT'));
       log.info({ document: subject.document }, 'document withdrawn: its record names another patient, who is held');
     }
-    for (let all = 0; ; ) {
-      const page = await heldForKnownPatients(database, PAGE);
-      let changed = 0;
+    let changed = 0;
+    // Behind the last one looked at: some that cannot be decided must not keep the others waiting.
+    for (let after = 0; ; ) {
+      const page = await heldForKnownPatients(database, after, PAGE);
       for (const row of page) if ((await reconsider(row)) !== undefined) changed++;
-      if (changed > 0) log.info({ records: changed }, 'held records decided again: their patient has come');
-      all += changed;
-      if (changed === 0 || page.length < PAGE) return all;
+      after = page.at(-1)?.seq ?? after;
+      if (page.length < PAGE) break;
     }
+    if (changed > 0) log.info({ records: changed }, 'held records decided again: their patient has come');
+    return changed;
   }
 
   /** Undefined where it stays as it is: the stream is not configured any more, somebody was first, or it cannot be read. */

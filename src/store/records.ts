@@ -270,13 +270,13 @@ export async function heldRecords(
     order by seq limit ${limit}`);
 }
 
-/** Records held for their patient's sake of whom something else is known by now. */
-export async function heldForKnownPatients(sqlOn: Sql, limit: number): Promise<HeldRow[]> {
-  return sqlOn.query<HeldRow>(sql`
-    select ${COLUMNS}, patient_key from record where rec in (
+/** Records held for their patient's sake of whom something else is known by now, in the order in which they came, from behind `after`. */
+export async function heldForKnownPatients(sqlOn: Sql, after: number, limit: number): Promise<(HeldRow & { seq: number })[]> {
+  return sqlOn.query(sql`
+    select ${COLUMNS}, seq, patient_key from record where rec in (
       select r.rec from record r join source_patient p on p.source = r.source and p.key = r.patient_key
       where r.outcome = 'quarantine' and r.current and r.reason like 'PATIENT\\_%' and r.reason is distinct from p.reason
-      limit ${limit}) order by seq`);
+        and r.seq > ${after} order by r.seq limit ${limit}) order by seq`);
 }
 
 export interface HeldRow extends RecordRow {

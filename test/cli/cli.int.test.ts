@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
 import { createSimulator, type Simulator } from '../../simulator/simulator.ts';
 import { createProgram } from '../../src/cli/program.ts';
+import { createProgress } from '../../src/cli/progress.ts';
 import { createDatabase } from '../../src/store/database.ts';
 import { createEmbeddedPostgres } from '../../src/store/embedded-postgres.ts';
 import { sql } from '../../src/store/sql.ts';
@@ -97,6 +98,26 @@ test('the launcher: a result, a wrong configuration, a wrong word', async () => 
   assert.equal((JSON.parse(checked.out) as { ok: boolean }).ok, true);
   assert.deepEqual([nothing.code, nothing.err.startsWith('CONFIG_NOT_FOUND')], [78, true]);
   assert.deepEqual([wrong.code, /unknown command 'quarantin'[\s\S]*Usage:/.test(wrong.err)], [1, true]);
+});
+
+test('progress: a line a stream at its end; on a terminal those under way on one line below, rewritten', () => {
+  const written = (isTTY: boolean): string => {
+    let text = '';
+    const out = { isTTY, columns: 80, write: (part: string) => (text += part) } as unknown as NodeJS.WriteStream;
+    const progress = createProgress(out);
+    const of = (stream: string, records: number, done = false) =>
+      progress({ source: 'ehr', stream, pages: 1, records, known: 0, outcomes: { taken: records }, warnings: [], done });
+    of('labs', 5);
+    of('notes', 2);
+    of('labs', 9);
+    of('labs', 9, true);
+    of('notes', 2, true);
+    return text;
+  };
+  assert.equal(written(false).split('\n').length, 3);
+  const lines = written(true).split('\n');
+  assert.equal(lines.length, 3);
+  assert.match(lines[0] ?? '', /ehr\/labs 9 records, ehr\/notes 2 records …\r\u001b\[2Kehr\/labs .* done$/);
 });
 
 test('bad configuration: exit 78 and the place', async () => {
