@@ -188,7 +188,7 @@ export async function createLedgerWriter(options: LedgerWriterOptions): Promise<
   async function split(batch: BatchRow, parts: readonly (readonly ItemRow[])[]): Promise<void> {
     const made = parts.map((rows) => ({ id: newId('batch'), rows }));
     await database.transaction(async (tx) => {
-      if (!(await lockOpen(tx, batch.id))) return;
+      if (!(await lockOpen(tx, batch, 'ours'))) return;
       await tx.query(sql`update outbox_batch set state = 'split', settled_at = now(), bytes = null where id = ${batch.id}`);
       for (const one of made) {
         await tx.query(sql`
@@ -236,7 +236,8 @@ export async function createLedgerWriter(options: LedgerWriterOptions): Promise<
     const state = receipt === undefined ? 'rejected' : 'committed';
     const single = batch.transaction === BATCHED ? null : (receipt?.result ?? null);
     const done = await database.transaction(async (tx) => {
-      if (!(await lockOpen(tx, batch.id))) return false;
+      // A receipt is the truth whoever brings it; a refusal is of what this run endorsed or sent.
+      if (!(await lockOpen(tx, batch, receipt === undefined ? 'ours' : 'any'))) return false;
       await tx.query(sql`
         update outbox_batch set state = ${state}, settled_at = now(), block = ${receipt?.block ?? null}, bytes = null,
           error_code = ${receipt === undefined ? (verdicts[0]?.errorCode ?? null) : null}
@@ -266,10 +267,14 @@ export async function createLedgerWriter(options: LedgerWriterOptions): Promise<
     );
   }
 
-  /** Locks the batch; false where another run has settled it. */
-  async function lockOpen(tx: Sql, id: string): Promise<boolean> {
-    const rows = await tx.query(sql`select 1 from outbox_batch where id = ${id} and settled_at is null for update`);
-    return rows.length > 0;
+  /**
+   * Locks the batch; false where another run has settled it. `ours`: false also where another run of the same job has
+   * journaled bytes of its own meanwhile, which may be committed: to part or refuse the rows then would double or lose them.
+   */
+  async function lockOpen(tx: Sql, batch: BatchRow, journaled: 'ours' | 'any'): Promise<boolean> {
+    const [row] = await tx.query<{ tx_id: string | null; journaled: boolean }>(sql`
+      select tx_id, bytes is not null as journaled from outbox_batch where id = ${batch.id} and settled_at is null for update`);
+    return row !== undefined && (journaled === 'any' || !row.journaled || row.tx_id === batch.tx_id);
   }
 
   /** Lost messages cost a poll interval, so nobody waits for these. */

@@ -202,8 +202,19 @@ test(`SIGKILL at ${ROUNDS} moments of a pull: nothing lost, nothing twice (CRASH
         console.log(`crash: NOT HELD TO ${WORKING_AGAIN_MS} ms: ${perCore.toFixed(1)} processes wait for each core of this machine`);
       else assert(workingMs <= WORKING_AGAIN_MS, `round ${round}: working again only after ${workingMs} ms\n${child.log}`);
 
-      child.send({ do: 'compare', truth: simulator.truth() });
-      const { problems } = await child.next(['compared'], 60_000);
+      const compare = async (): Promise<readonly string[]> => {
+        child?.send({ do: 'compare', truth: simulator.truth() });
+        return (await child?.next(['compared'], 60_000))?.problems ?? ['no process'];
+      };
+      let problems = await compare();
+      // A record gone without a word is missed when the rescan comes to its patient, twenty a pull.
+      for (let more = 0; step === 'lab-deleted' && problems.length > 0 && more < 15; more++) {
+        child.send({ do: 'pull' });
+        await child.next(['pulled'], 60_000);
+        child.send({ do: 'settle' });
+        await child.next(['settled'], 60_000);
+        problems = await compare();
+      }
       assert.deepEqual(problems, [], `after round ${round} (${victim})\n${child.log}`);
     }
 
