@@ -212,10 +212,66 @@ export const ERRORS = {
     text: 'It is not known whether the ledger committed the transaction. Ask for its status, then submit the same bytes.',
   },
   LEDGER_UNAVAILABLE: { status: 503, issue: 'transient', text: 'The ledger cannot be reached. Nothing was sent. Try again shortly.' },
+  LEDGER_UNPINNED: {
+    status: 500,
+    issue: 'invalid',
+    text: 'No ledger id is configured. One institution runs `oncobridge ledger found`; everybody writes the id that it prints into `ledger.id`.',
+  },
+  LEDGER_NOT_FOUNDED: {
+    status: 500,
+    issue: 'not-found',
+    text: 'The contract on this channel is not founded yet. One institution runs `oncobridge ledger found`.',
+  },
+  LEDGER_OTHER: {
+    status: 500,
+    issue: 'security',
+    text: 'This is another ledger than the one named: every signature binds the ledger id. Correct `ledger.id` or the channel; for a new ledger use a new data directory and database.',
+  },
+  INSTITUTION_NOT_REGISTERED: {
+    status: 500,
+    issue: 'not-found',
+    text: 'This institution is not registered on the ledger. Run `oncobridge ledger join` and have the statement co-signed and submitted.',
+  },
   LEDGER_CORRUPT: {
     status: 500,
     issue: 'security',
     text: 'The stored ledger contradicts itself or its tip file. Run `oncobridge ledger verify`.',
+  },
+  // -- Fabric network of our own (network/) --
+  FABRIC_MISSING: {
+    status: 500,
+    issue: 'not-found',
+    text: "Fabric's commands are not there and cannot be built. Install Go 1.24 or newer (https://go.dev/dl), or set FABRIC_BIN to a folder with peer, orderer, configtxgen, cryptogen and osnadmin.",
+  },
+  FABRIC_BUILD: {
+    status: 500,
+    issue: 'exception',
+    text: "Building Fabric's commands failed. Check the network and the version of Go, or set FABRIC_BIN to a folder with ready ones.",
+  },
+  FABRIC_NODE: {
+    status: 500,
+    issue: 'exception',
+    text: 'A process of the Fabric network did not come up. Its log lies in the folder of the network under logs/.',
+  },
+  FABRIC_STEP: {
+    status: 500,
+    issue: 'exception',
+    text: 'A step of making the Fabric network failed. What stands remains; `npm run fabric -- up` goes on from there, `down` removes it.',
+  },
+  FABRIC_FOLDER: {
+    status: 409,
+    issue: 'conflict',
+    text: 'The folder does not hold the Fabric network that was asked for. Name another folder, or take down what is there.',
+  },
+  FABRIC_BUSY: {
+    status: 409,
+    issue: 'lock-error',
+    text: 'Another process is bringing this Fabric network up or down. Wait for it to finish.',
+  },
+  LEDGER_DEFINITION: {
+    status: 503,
+    issue: 'business-rule',
+    text: 'The network has put a contract definition into force that this institution has not approved. Nothing after it is followed until it is approved.',
   },
   // -- rendering --
   RENDER_FAILED: {

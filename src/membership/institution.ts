@@ -9,9 +9,9 @@ import type { Database } from '../store/database.ts';
 import type { Custodian } from '../vault/custodian.ts';
 
 /**
- * Puts the institution with its keys on the ledger where there is none yet, and waits until the projection knows it; at every
- * later start it only compares. KEYS_BROKEN where the ledger names other keys than the custodian holds: a key store of
- * another institution, or an old copy of it, must sign nothing.
+ * Makes sure that the institution stands on the ledger with the keys that the custodian holds. On one node it founds the ledger
+ * itself; among several that is a person's act: INSTITUTION_NOT_REGISTERED. KEYS_BROKEN where the ledger names other keys: a key
+ * store of another institution, or an old copy of it, must sign nothing.
  */
 export async function ensureInstitution(parts: {
   database: Database;
@@ -24,18 +24,14 @@ export async function ensureInstitution(parts: {
   const { database, ledger, custodian, msp } = parts;
   const { institution } = custodian;
   const keys = await custodian.institutionKeys();
-  await foundLedger({
-    ledger,
-    institution,
-    msp,
-    keys,
-    signAsInstitution: (typ, payload) => custodian.signAsInstitution(typ, payload),
-  });
-  // The founding transaction stands in block 0.
-  if (!(await parts.projected(0, parts.timeoutMs ?? 10_000)))
-    throw new CodedError('UNAVAILABLE', { diagnostics: 'The ledger is not projected yet.' });
+  if (ledger.kind === 'embedded') {
+    await foundLedger({ ledger, institution, msp, keys, signAsInstitution: (typ, payload) => custodian.signAsInstitution(typ, payload) });
+    // The founding transaction stands in block 0.
+    if (!(await parts.projected(0, parts.timeoutMs ?? 10_000)))
+      throw new CodedError('UNAVAILABLE', { diagnostics: 'The ledger is not projected yet.' });
+  }
   const found = await projectedState(database).get(institutionKey(institution));
-  if (found === undefined) throw new CodedError('LEDGER_REFUSED', { diagnostics: 'INSTITUTION_UNKNOWN' });
+  if (found === undefined) throw new CodedError('INSTITUTION_NOT_REGISTERED');
   const state = JSON.parse(found.value) as InstitutionState;
   const signing = ecJwk(keys.signing);
   const encryption = plainJwk(keys.encryption);

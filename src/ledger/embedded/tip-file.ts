@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { link, mkdir, open, readFile, rename, stat, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { base32 } from '../../ids.ts';
+import { newLedgerId } from '../founding.ts';
 
 /**
  * The tip file, outside the database: the ledger's id, made at the first start, and a line for each block whose receipts were
@@ -47,7 +47,7 @@ export async function openTip(path: string): Promise<Tip> {
   if (found !== undefined) return found;
   await mkdir(dirname(path), { recursive: true });
   const temporary = `${path}.${randomBytes(6).toString('hex')}`;
-  await writeDurably(temporary, `${JSON.stringify({ format: FORMAT, ledger: `ledger-${base32(randomBytes(16))}` })}\n`);
+  await writeDurably(temporary, `${JSON.stringify({ format: FORMAT, ledger: newLedgerId() })}\n`);
   try {
     await link(temporary, path);
   } catch (error) {
