@@ -53,6 +53,15 @@ export interface Block {
   previousHash: string;
   hash: string;
   transactions: readonly BlockTransaction[];
+  /** What it says of the contract's own definition, where the host has such a thing (Fabric). */
+  lifecycle?: Lifecycle;
+}
+/** Fabric's chaincode lifecycle, as far as the contract's own definition goes; hashes are SHA-256 in hex. */
+export interface Lifecycle {
+  /** What an organisation wrote among its approvals, whatever chaincode they are of: Fabric shows hashes only. */
+  approvals: readonly { msp: string; keyHash: string; valueHash: string }[];
+  /** Definitions that came into force, with the hash of each field that changed. */
+  commits: readonly { sequence: number; fields: ReadonlyMap<string, string> }[];
 }
 export interface BlockTransaction {
   txId: string;
@@ -65,4 +74,6 @@ export interface BlockTransaction {
   time: string;
   /** key -> value, null = deleted; as the endorsers saw it. */
   writes: ReadonlyMap<string, string | null>;
+  /** Set where it did something that the contract never does, whatever it wrote besides: it agrees with no run of the contract. */
+  irregular?: string;
 }

@@ -46,7 +46,7 @@ export function deniedBy(stateKeys: readonly string[]): Denied {
 }
 
 export interface Alarm {
-  kind: 'write-set' | 'entry-conflict' | 'chain' | 'projection';
+  kind: 'write-set' | 'entry-conflict' | 'chain' | 'projection' | 'definition';
   block: number;
   txId?: string;
   stateKeys: readonly string[];

@@ -2,7 +2,9 @@ import { CodedError, codeOf } from '../errors.ts';
 import type { Database, Sql } from '../store/database.ts';
 import { raw, sql } from '../store/sql.ts';
 import { runQuery } from './contract/contract.ts';
+import type { Caller } from './contract/host.ts';
 import { Refusal } from './contract/refusals.ts';
+import type { DefinitionGuard } from './definition-guard.ts';
 import type { Block, Ledger } from './ledger.ts';
 import { type Alarm, type Denied, denyOwners, loadDenied, raiseAlarm } from './projection-alarms.ts';
 import { writeRows, writesOf } from './projection-rows.ts';
@@ -47,6 +49,10 @@ export interface ProjectionOptions {
   ledger: Pick<Ledger, 'blocks' | 'height'>;
   /** The own institution, whose transactions prove freshness. */
   institution: string;
+  /** Its MSP id, where a certificate says who sends: another authority could write our institution's id into one. */
+  msp?: string;
+  /** Where the contract's definition is decided on the ledger itself (Fabric). */
+  definitions?: DefinitionGuard;
   now?: () => Date;
   onAlarm?: (alarm: Alarm) => void;
   onError?: (error: Error) => void;
@@ -54,8 +60,10 @@ export interface ProjectionOptions {
 
 const CHANNEL = 'projection';
 const RETRY_MS = 250;
+/** Waiting for people: an approval of the contract. */
+const APPROVAL_RETRY_MS = 2000;
 const TABLES =
-  'projection.state, projection.institution, projection.member, projection.patient, projection.category_key, projection.permission, projection.clause, projection.entry, projection.document, projection.emergency, projection.anchor';
+  'projection.definition, projection.state, projection.institution, projection.member, projection.patient, projection.category_key, projection.permission, projection.clause, projection.entry, projection.document, projection.emergency, projection.anchor';
 
 type Applied = 'applied' | 'known' | 'gap';
 
@@ -74,6 +82,12 @@ export function createProjection(options: ProjectionOptions): Projection {
   let denied: Denied | undefined;
   /** Blocks applied as far as this process has seen; the table knows better. */
   let seen = 0;
+  /** The block that an unapproved definition keeps us from applying, as far as it has been said. */
+  let stoppedAt: number | undefined;
+
+  function isOwn(caller: Caller): boolean {
+    return caller.institution === institution && (options.msp === undefined || caller.msp === options.msp);
+  }
 
   async function checkpoint(on: Sql): Promise<{ height: number; tip: string; own_seen_at: Date | null } | undefined> {
     const [row] = await on.query<{ height: number; tip: string; own_seen_at: Date | null }>(
@@ -100,6 +114,7 @@ export function createProjection(options: ProjectionOptions): Projection {
       }
       if (block.number > 0 && at.tip !== block.previousHash)
         throw new CodedError('LEDGER_CORRUPT', { diagnostics: `Block ${block.number}.` });
+      await options.definitions?.admit(tx, block);
       denied ??= await loadDenied(tx);
       const { replayed, overlay } = await replayBlock(held.over(projectedState(tx)), block);
       for (const { agrees, keys, transaction } of replayed) {
@@ -117,7 +132,8 @@ export function createProjection(options: ProjectionOptions): Projection {
       // After the rows, so that rows of this very block are marked too. A cleared alarm denies nobody.
       const doubtful = replayed.filter((one) => !one.agrees).flatMap((one) => one.keys);
       await denyOwners(tx, await uncleared(tx, doubtful));
-      const own = block.transactions.filter((one) => one.caller.institution === institution).map((one) => one.time);
+      // Only what the contract bears out: of any other anybody may have set the time.
+      const own = replayed.filter(({ agrees, transaction }) => agrees && isOwn(transaction.caller)).map((one) => one.transaction.time);
       await tx.query(sql`update projection.checkpoint set height = ${block.number + 1}, tip = ${block.hash},
         own_seen_at = greatest(own_seen_at, ${own.sort().at(-1) ?? null}::timestamptz)`);
       await tx.query(sql`select pg_notify(${CHANNEL}, ${String(block.number + 1)})`);
@@ -157,13 +173,18 @@ export function createProjection(options: ProjectionOptions): Projection {
       } catch (error) {
         held.forget();
         if (closing.signal.aborted) return;
-        onError(error as Error);
-        if (codeOf(error) === 'LEDGER_CORRUPT') {
+        const code = codeOf(error);
+        if (code !== 'LEDGER_DEFINITION' || stoppedAt !== seen) onError(error as Error);
+        if (code === 'LEDGER_CORRUPT' || code === 'LEDGER_DEFINITION') {
           // It does not advance any more, so freshness runs out and nothing is served.
-          const alarm: Alarm = { kind: 'chain', block: seen, stateKeys: [] };
+          const alarm: Alarm = { kind: code === 'LEDGER_CORRUPT' ? 'chain' : 'definition', block: seen, stateKeys: [] };
           await raiseAlarm(database, alarm).then((fresh) => fresh && options.onAlarm?.(alarm), onError);
         }
-        await pause(RETRY_MS);
+        if (code === 'LEDGER_DEFINITION') {
+          await options.definitions?.lookAhead(seen, signal).catch(onError);
+          if (stoppedAt === seen) await pause(APPROVAL_RETRY_MS);
+          stoppedAt = seen;
+        } else await pause(RETRY_MS);
       }
     }
   }

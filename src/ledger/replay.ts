@@ -24,8 +24,9 @@ export async function replayBlock(state: StateReader, block: Block): Promise<{ r
   for (const [n, transaction] of block.transactions.entries()) {
     if (transaction.validation !== 'VALID') continue;
     const writes = await rerun(overlay, transaction);
-    const agrees = writes !== undefined && sameWrites(writes, transaction.writes);
-    const keys = [...new Set([...transaction.writes.keys(), ...(writes?.keys() ?? [])])];
+    const agrees = writes !== undefined && transaction.irregular === undefined && sameWrites(writes, transaction.writes);
+    // What is no name cannot be kept under one: PostgreSQL takes no U+0000.
+    const keys = [...new Set([...transaction.writes.keys(), ...(writes?.keys() ?? [])])].map((key) => key.replaceAll('\0', '\uFFFD'));
     if (agrees) overlay.apply(writes, [block.number, n]);
     replayed.push({ n, transaction, agrees, writes: agrees ? writes : new Map(), keys });
   }
