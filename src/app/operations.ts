@@ -185,7 +185,7 @@ export function createOperations(parts: {
       const [patient] = found;
       if (patient === undefined)
         throw new CodedError('NOT_FOUND', { diagnostics: 'No patient has this identifier of this authority here.' });
-      return { patient };
+      return { patient: patient.pat };
     },
     memberAdd: (input) => membership.registerMember(input),
     async memberList() {

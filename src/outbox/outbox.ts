@@ -19,6 +19,8 @@ export type OutboxState = 'pending' | 'claimed' | 'enqueued' | 'inflight' | 'com
 export interface Outbox {
   /** Writes a row inside the caller's transaction; returns its id (`obx-…`). */
   add(tx: Sql, item: OutboxItem): Promise<string>;
+  /** The same for many in one statement; ids in the order of the items. */
+  addAll(tx: Sql, items: readonly OutboxItem[]): Promise<string[]>;
   /** Wakes the relay; call it after the caller's transaction committed. */
   wake(): void;
   /** Resolves when the row is settled; `undefined` when it is not within `timeoutMs`. */

@@ -1,6 +1,6 @@
 import { CodedError } from '../errors.ts';
 import { newId } from '../ids.ts';
-import type { Database } from '../store/database.ts';
+import type { Database, Sql } from '../store/database.ts';
 import { sql } from '../store/sql.ts';
 import type { Outbox, OutboxItem, OutboxState, Settlement } from './outbox.ts';
 
@@ -91,16 +91,32 @@ export function createOutbox(options: {
     return row?.n ?? 0;
   }
 
+  async function addAll(tx: Sql, items: readonly OutboxItem[]): Promise<string[]> {
+    if (items.length === 0) return [];
+    const bare = items.find((item) => item.args.length === 0);
+    if (bare !== undefined) throw new CodedError('INTERNAL', { diagnostics: `An outbox row of ${bare.transaction} has no argument.` });
+    const ids = items.map(() => newId('obx'));
+    // In the order given: a row waits for those before it. An array of arrays must not be ragged, so arguments go over one by one.
+    const args = items.flatMap((item, row) => item.args.map((text) => ({ row, text })));
+    await tx.query(sql`
+      insert into outbox (id, transaction, args, order_key, patient, priority)
+      select t.id, t.transaction, a.args, t.order_key, t.patient, t.priority
+      from unnest(${ids}::text[], ${items.map((item) => item.transaction)}::text[], ${items.map((item) => item.orderKey ?? null)}::text[],
+        ${items.map((item) => item.patient ?? null)}::text[], ${items.map((item) => PRIORITIES[item.priority ?? 'live'])}::smallint[])
+        with ordinality as t(id, transaction, order_key, patient, priority, n)
+      join (select row, array_agg(text order by n) as args from unnest(${args.map(({ row }) => row + 1)}::int[], ${args.map(({ text }) => text)}::text[])
+        with ordinality as a(row, text, n) group by row) a on a.row = t.n
+      order by t.n`);
+    return ids;
+  }
+
   return {
-    async add(tx, item: OutboxItem) {
-      if (item.args.length === 0)
-        throw new CodedError('INTERNAL', { diagnostics: `An outbox row of ${item.transaction} has no argument.` });
-      const id = newId('obx');
-      await tx.query(sql`
-        insert into outbox (id, transaction, args, order_key, patient, priority)
-        values (${id}, ${item.transaction}, ${item.args}, ${item.orderKey ?? null}, ${item.patient ?? null}, ${PRIORITIES[item.priority ?? 'live']})`);
+    async add(tx, item) {
+      const [id] = await addAll(tx, [item]);
+      if (id === undefined) throw new Error('one row was asked for');
       return id;
     },
+    addAll,
     wake() {
       // Not inside `add`: NOTIFY in a transaction takes a lock over all commits of the server. One message at a time.
       if (closed) return;

@@ -46,7 +46,8 @@ const ASSEMBLE: Record<CategoryConfig['layout'], (assembly: Assembly) => Assembl
 
 interface Prepared {
   draft: DocumentDraft;
-  row: NewDocumentVersion;
+  /** All but the outbox row, which is made with it. */
+  row: Omit<NewDocumentVersion, 'outbox'>;
   sealed: SealedObject;
   resources: ResourceRows;
 }
@@ -108,24 +109,24 @@ export function createFiling(parts: {
     );
     await Promise.all(prepared.map((p) => blobs.put(p.row.pointer, p.sealed.bytes)));
     await database.transaction(async (tx) => {
-      for (const p of prepared) {
-        p.row.outbox = await outbox.add(
-          tx,
+      const rowIds = await outbox.addAll(
+        tx,
+        prepared.map(({ row }) =>
           statements.recordDocument({
-            patient: p.row.pat,
-            document: p.row.document,
-            version: p.row.version,
-            category: p.row.category,
-            pointer: p.row.pointer,
-            ciphertextHash: p.row.ciphertextHash,
-            commitment: p.row.commitment,
-            keyVersion: p.row.keyVersion,
+            patient: row.pat,
+            document: row.document,
+            version: row.version,
+            category: row.category,
+            pointer: row.pointer,
+            ciphertextHash: row.ciphertextHash,
+            commitment: row.commitment,
+            keyVersion: row.keyVersion,
           }),
-        );
-      }
+        ),
+      );
       const overtaken = await insertDocumentVersions(
         tx,
-        prepared.map((p) => p.row),
+        prepared.map((p, index) => ({ ...p.row, outbox: rowIds[index] ?? '' })),
       );
       // From now on the row says where the object lies.
       await forgetPuts(
@@ -219,7 +220,6 @@ export function createFiling(parts: {
         sizeBytes: sealed.bytes.length,
         manifestHash: manifestHash(manifest),
         clinicalTime: millis === undefined ? null : new Date(millis),
-        outbox: '',
         header: await rows.seal(
           draft.subject.pat,
           manifest.category,

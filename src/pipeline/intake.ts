@@ -73,11 +73,15 @@ export function createIntake(parts: {
     const counts: IntakeCounts = { known: 0, stored: 0, outcomes: {} };
     const { fresh, current } = await news(source, await see(source, records));
     counts.known = records.length - fresh.length;
+    if (fresh.length === 0) {
+      await database.transaction(also, 'unforced');
+      return counts;
+    }
     const newestInPage = new Map<string, Seen>();
     for (const s of fresh) if (!(newestInPage.has(s.key) && orderOf(s) < orderOf(newestInPage.get(s.key)))) newestInPage.set(s.key, s);
 
     // Patients first: what comes with them in the page is about them.
-    const patients = await matching.matchAll(
+    const { patients, store: storePatients } = await matching.matchAll(
       source,
       fresh.flatMap(({ description, resource, key, rec, ref, raw }) =>
         description?.role === 'patient' && resource !== undefined && newestInPage.get(key)?.rec === rec
@@ -136,7 +140,7 @@ export function createIntake(parts: {
     }
 
     await database.transaction(async (tx) => {
-      for (const matched of patients.values()) await matched.store(tx);
+      await storePatients(tx);
       await writeDirectory(tx, await directoryTexts(tx, source, directory), new Date());
       await insertRecords(tx, rowsToInsert);
       await also(tx);
@@ -151,6 +155,7 @@ export function createIntake(parts: {
    * record may come back as the very version that it was: so either is news where the other stands.
    */
   async function news(source: string, seen: readonly Seen[]): Promise<{ fresh: Seen[]; current: Awaited<ReturnType<typeof currentOf>> }> {
+    if (seen.length === 0) return { fresh: [], current: new Map() };
     const stored = await storedVersions(
       database,
       seen.flatMap((s) => (s.raw.deleted === true ? [] : [s.versionKey])),

@@ -1,22 +1,29 @@
 import { newId } from '../ids.ts';
-import type { Outbox } from '../outbox/outbox.ts';
+import type { Outbox, OutboxItem } from '../outbox/outbox.ts';
 import { patientResource } from '../records/fhir-out.ts';
 import { type JsonObject, parseResource, stringifyLossless } from '../records/lossless-json.ts';
 import { compareDemographics, demographicsOf, identifiersOf, isTestPatient, patientLinksOf } from '../records/patient-identity.ts';
 import type { Reason } from '../records/reasons.ts';
 import type { Database, Sql } from '../store/database.ts';
-import { addIdentifiers, findPatients, getPatient, insertPatient, linkSourcePatient, setDemographics } from '../store/patients.ts';
+import {
+  addIdentifiers,
+  type BlindIdentifier,
+  findPatients,
+  getPatients,
+  insertPatients,
+  linkSourcePatients,
+  setDemographics,
+} from '../store/patients.ts';
 import { lastMatched } from '../store/records.ts';
-import { writePatient } from '../store/resources.ts';
+import { writePatients } from '../store/resources.ts';
 import type { Custodian } from '../vault/custodian.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import type { FilingConfig, LedgerStatements } from './parts.ts';
 
-/** What a Patient record means here, worked out before the page's transaction; `store` writes it inside. */
-export interface MatchedPatient {
-  pat: string | null;
-  /** Why there is no pseudonym, or why it is held. */
-  reason: Reason | null;
+/** Whom a page's Patient records mean, worked out before the page's transaction; `store` writes it inside. */
+export interface MatchedPatients {
+  /** By key of the record. Without a pseudonym `reason` says why, or why it is held. */
+  patients: ReadonlyMap<string, { pat: string | null; reason: Reason | null }>;
   store(tx: Sql): Promise<void>;
 }
 
@@ -29,16 +36,32 @@ export interface PatientRecord {
   lastUpdated: string;
 }
 
-interface BlindIdentifier {
-  authority: string;
-  blind: string;
+/** What the record's identifiers lead to. `existing`: one patient; else a reason, or nobody yet. */
+interface Look {
+  record: PatientRecord;
+  blind: readonly BlindIdentifier[];
+  reason?: Reason;
+  existing?: string;
 }
-type Choice = { record: PatientRecord; reason: Reason } | { record: PatientRecord; blind: BlindIdentifier[]; pat: string; isNew: boolean };
+/** Ready to be written. */
+interface Settled {
+  key: string;
+  sealedId: Buffer;
+  pat: string | null;
+  reason: Reason | null;
+  matched?: {
+    pat: string;
+    record: PatientRecord;
+    blind: readonly BlindIdentifier[];
+    demographics: Buffer;
+    enrolment: OutboxItem | undefined;
+  };
+}
 
 /**
  * Matches a source's Patient by the configured authorities' identifiers and by nothing else (aria-and-oncology.md, edge
  * cases 21-23, 27, 29). A new patient starts in the institution's custody: its keys are durable before its row is written,
- * and its enrolment is queued in the same transaction.
+ * and its enrolment is queued in the same transaction. Every look-up and every write is one statement for all of a page.
  */
 export function createPatientMatching(parts: {
   database: Database;
@@ -52,57 +75,77 @@ export function createPatientMatching(parts: {
   const categoryIds = config.categories.map((category) => category.id);
 
   /**
-   * The Patient records of a page, by key. In three steps, so that two records of one new person get one pseudonym, and the
+   * The Patient records of a page. In three steps, so that two records of one new person get one pseudonym, and the
    * keys of all who are new are still written to the disk together.
    */
-  async function matchAll(source: string, records: readonly PatientRecord[]): Promise<Map<string, MatchedPatient>> {
-    const before = await lastMatched(
-      database,
-      records.map((record) => record.key),
-    );
-    const found = await Promise.all(records.map(async (record) => ({ record, ...(await look(record, before.get(record.key))) })));
+  async function matchAll(source: string, records: readonly PatientRecord[]): Promise<MatchedPatients> {
+    if (records.length === 0) return { patients: new Map(), store: async () => {} };
+    const found = await lookAll(records);
     const inPage = new Map<string, { pat: string; resource: JsonObject }>();
-    const chosen = found.map(({ record, reason, blind, existing }): Choice => {
-      if (reason !== undefined) return { record, reason };
+    const settling = found.map(({ record, reason, blind, existing }) => {
+      const held = (why: Reason): Promise<Settled> => settle({ record, reason: why });
+      if (reason !== undefined) return held(reason);
       const twins = blind.flatMap((identifier) => inPage.get(nameOf(identifier)) ?? []);
-      if (new Set([...twins.map((twin) => twin.pat), ...(existing ?? [])]).size > 1) return { record, reason: 'PATIENT_AMBIGUOUS' };
-      if (twins.some((twin) => !isSamePerson(twin.resource, record))) return { record, reason: 'PATIENT_MISMATCH' };
-      const known = existing?.[0] ?? twins[0]?.pat;
-      const pat = known ?? newId('pat');
+      const known = [...new Set([...(existing === undefined ? [] : [existing]), ...twins.map((twin) => twin.pat)])];
+      if (known.length > 1) return held('PATIENT_AMBIGUOUS');
+      if (twins.some((twin) => !isSamePerson(twin.resource, record))) return held('PATIENT_MISMATCH');
+      const pat = known[0] ?? newId('pat');
       for (const identifier of blind) inPage.set(nameOf(identifier), { pat, resource: record.resource });
-      return { record, blind, pat, isNew: known === undefined };
+      return settle({ record, blind, pat, isNew: known.length === 0 });
     });
-    return new Map(await Promise.all(chosen.map(async (choice) => [choice.record.key, await settle(source, choice)] as const)));
+    const settled = await Promise.all(settling);
+    return {
+      patients: new Map(settled.map(({ key, pat, reason }) => [key, { pat, reason }])),
+      store: (tx) => store(tx, source, settled),
+    };
   }
 
-  /** What the record's identifiers lead to, or why nobody may be told by them. `before`: whose record it was until now. */
-  async function look(
-    record: PatientRecord,
-    before: string | undefined,
-  ): Promise<{ reason?: Reason; blind: BlindIdentifier[]; existing?: [string] }> {
-    const { resource } = record;
-    if (config.excludeTestPatients && isTestPatient(resource)) return { reason: 'TEST_PATIENT', blind: [] };
-    if (patientLinksOf(resource).some((link) => link.type === 'replaced-by' || link.type === 'replaces'))
-      return { reason: 'PATIENT_LINK', blind: [] };
-    const identifiers = identifiersOf(resource, config.authorities);
-    if (identifiers.length === 0) return { reason: 'PATIENT_UNKNOWN', blind: [] };
-    const blind = await Promise.all(
-      identifiers.map(async (identifier) => ({
-        authority: identifier.authority,
-        blind: await rows.blind(`identifier:${identifier.authority}`, identifier.normalised),
-      })),
+  async function lookAll(records: readonly PatientRecord[]): Promise<Look[]> {
+    const looks = await Promise.all(records.map(read));
+    const telling = looks.filter((look) => look.reason === undefined);
+    const owners = new Map(
+      (
+        await findPatients(
+          database,
+          telling.flatMap((look) => look.blind),
+        )
+      ).map((row) => [nameOf(row), row.pat]),
     );
-    const [found, ...others] = await findPatients(database, blind);
-    if (others.length > 0) return { reason: 'PATIENT_AMBIGUOUS', blind };
     // A number that nobody has, on a record that is somebody's: the number was corrected, where name and birth date agree.
-    const existing = found ?? before;
-    if (existing === undefined) return { blind };
-    const row = await getPatient(database, existing);
-    if (row?.demographics) {
-      const known = parseResource(await rows.open(existing, 'core', `demographics/${existing}`, row.demographics));
-      if (!isSamePerson(known, record)) return { reason: 'PATIENT_MISMATCH', blind };
+    const before = await lastMatched(
+      database,
+      telling.map((look) => look.record.key),
+    );
+    for (const look of telling) {
+      const pats = [...new Set(look.blind.flatMap((identifier) => owners.get(nameOf(identifier)) ?? []))];
+      const existing = pats[0] ?? before.get(look.record.key);
+      if (pats.length > 1) look.reason = 'PATIENT_AMBIGUOUS';
+      else if (existing !== undefined) look.existing = existing;
     }
-    return { blind, existing: [existing] };
+    const known = await getPatients(database, [...new Set(telling.flatMap((look) => look.existing ?? []))]);
+    await Promise.all(
+      telling.map(async (look) => {
+        const row = look.existing === undefined ? undefined : known.get(look.existing);
+        if (!row?.demographics) return;
+        const demographics = parseResource(await rows.open(row.pat, 'core', `demographics/${row.pat}`, row.demographics));
+        if (!isSamePerson(demographics, look.record)) look.reason = 'PATIENT_MISMATCH';
+      }),
+    );
+    return looks;
+  }
+
+  /** What the record says by itself: its identifiers, or why nobody may be told by them. */
+  async function read(record: PatientRecord): Promise<Look> {
+    const { resource } = record;
+    const held = (reason: Reason): Look => ({ record, reason, blind: [] });
+    if (config.excludeTestPatients && isTestPatient(resource)) return held('TEST_PATIENT');
+    if (patientLinksOf(resource).some((link) => link.type === 'replaced-by' || link.type === 'replaces')) return held('PATIENT_LINK');
+    const identifiers = identifiersOf(resource, config.authorities);
+    if (identifiers.length === 0) return held('PATIENT_UNKNOWN');
+    const blind = await Promise.all(
+      identifiers.map(async ({ authority, normalised }) => ({ authority, blind: await rows.blind(`identifier:${authority}`, normalised) })),
+    );
+    return { record, blind };
   }
 
   function isSamePerson(known: JsonObject, { resource, lastUpdated }: PatientRecord): boolean {
@@ -110,32 +153,51 @@ export function createPatientMatching(parts: {
     return compareDemographics(of(known), of(resource)).result === 'same';
   }
 
-  async function settle(source: string, choice: Choice): Promise<MatchedPatient> {
-    const { key, ref, rec, resource } = choice.record;
+  async function settle(
+    choice:
+      | { record: PatientRecord; reason: Reason }
+      | { record: PatientRecord; blind: readonly BlindIdentifier[]; pat: string; isNew: boolean },
+  ): Promise<Settled> {
+    const { record } = choice;
+    const { key, ref, resource } = record;
     const sealedId = await rows.sealPurpose('directory', `source-patient/${key}`, Buffer.from(ref));
-    if ('reason' in choice) {
-      const { reason } = choice;
-      return { pat: null, reason, store: (tx) => linkSourcePatient(tx, { source, key, pat: null, reason, sealedId }) };
-    }
+    if ('reason' in choice) return { key, sealedId, pat: null, reason: choice.reason };
     const { pat, blind, isNew } = choice;
     const enrolment = isNew ? await statements.enrollPatient(pat, await custodian.enrollPatient(pat, categoryIds)) : undefined;
-    const sealed = await rows.seal(pat, 'core', `demographics/${pat}`, Buffer.from(JSON.stringify(resource)));
-    return {
-      pat,
-      reason: null,
-      async store(tx) {
-        if (enrolment !== undefined) await insertPatient(tx, pat, await outbox.add(tx, enrolment));
-        await addIdentifiers(tx, pat, blind);
-        await linkSourcePatient(tx, { source, key, pat, reason: null, sealedId });
-        await setDemographics(tx, pat, sealed, rec);
-        await writePatient(tx, rows, {
-          institution: config.institution,
-          patient: pat,
-          text: stringifyLossless(patientResource(pat, resource, config.authorities)),
-          lastUpdated: new Date(),
-        });
-      },
-    };
+    const demographics = await rows.seal(pat, 'core', `demographics/${pat}`, Buffer.from(JSON.stringify(resource)));
+    return { key, sealedId, pat, reason: null, matched: { pat, record, blind, demographics, enrolment } };
+  }
+
+  async function store(tx: Sql, source: string, settled: readonly Settled[]): Promise<void> {
+    const matched = settled.flatMap((one) => one.matched ?? []);
+    const fresh = matched.flatMap(({ pat, enrolment }) => (enrolment === undefined ? [] : [{ pat, enrolment }]));
+    const enrolled = await outbox.addAll(
+      tx,
+      fresh.map((one) => one.enrolment),
+    );
+    await insertPatients(
+      tx,
+      fresh.map(({ pat }, index) => ({ pat, enrolledOutbox: enrolled[index] ?? '' })),
+    );
+    await addIdentifiers(
+      tx,
+      matched.flatMap(({ pat, blind }) => blind.map((identifier) => ({ ...identifier, pat }))),
+    );
+    await linkSourcePatients(tx, source, settled);
+    // Of two records of one person the last one tells.
+    const last = [...new Map(matched.map((one) => [one.pat, one])).values()];
+    await setDemographics(
+      tx,
+      last.map(({ pat, demographics, record }) => ({ pat, sealed: demographics, record: record.rec })),
+    );
+    await writePatients(tx, rows, {
+      institution: config.institution,
+      patients: last.map(({ pat, record }) => ({
+        patient: pat,
+        text: stringifyLossless(patientResource(pat, record.resource, config.authorities)),
+      })),
+      lastUpdated: new Date(),
+    });
   }
 
   return { matchAll };

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
-import type { Source } from '../adapters/source.ts';
+import type { PullContext, Source } from '../adapters/source.ts';
 import { CodedError, codeOf } from '../errors.ts';
 import type { Classifier } from '../records/classify.ts';
 import type { Database } from '../store/database.ts';
@@ -9,6 +9,7 @@ import { newestVersion, standingRecords } from '../store/records.ts';
 import { advanceStream, leaseStream, readStream, releaseStream } from '../store/streams.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import type { createIntake } from './intake.ts';
+import { joinPages } from './joined-pages.ts';
 import { openVersionName } from './record-seal.ts';
 import type { SourceKeys } from './source-keys.ts';
 
@@ -76,8 +77,7 @@ export function createPull(parts: {
       const state = await readStream(database, source.id, stream);
       const mark = state?.mark ? (await rows.openPurpose('marks', markPlace(source.id, stream), state.mark)).toString() : undefined;
       const classify = classifier(stream);
-      const pages = source.pull(stream, mark, {
-        signal,
+      const context = {
         knownPatients: async () => {
           const found = await sourcePatientIds(database, source.id);
           return Promise.all(
@@ -86,17 +86,18 @@ export function createPull(parts: {
             ),
           );
         },
-        knownVersion: async (type, id) => {
+        knownVersion: async (type: string, id: string) => {
           const row = await newestVersion(database, await keys.ref(source.id, `${type}/${id}`));
           return row === undefined ? undefined : (await openVersionName(rows, row)).versionId;
         },
-        knownRecords: async (patient) => {
+        knownRecords: async (patient: string) => {
           const key = await keys.ref(source.id, `Patient/${patient}`);
           const pat = (await sourcePatients(database, source.id, [key])).get(key)?.pat;
           if (pat === null || pat === undefined) return [];
           return Promise.all((await standingRecords(database, source.id, stream, pat)).map((row) => openVersionName(rows, row)));
         },
-      });
+      } satisfies Omit<PullContext, 'signal'>;
+      const pages = joinPages((ending) => source.pull(stream, mark, { ...context, signal: ending }), signal);
       let roomFoundAt = 0;
       for await (const page of pages) {
         if (!isDry && performance.now() - roomFoundAt > ROOM_HOLDS_MS) {
@@ -111,7 +112,7 @@ export function createPull(parts: {
               advanceStream(tx, source.id, stream, sealedMark, LEASE_MS, holder),
             );
         report({
-          pages: progress.pages + 1,
+          pages: progress.pages + page.pages,
           records: progress.records + page.records.length,
           known: progress.known + counts.known,
           outcomes: added(progress.outcomes, counts.outcomes),

@@ -9,54 +9,64 @@ export interface PatientRow {
   enrolled_outbox: string | null;
 }
 
-/** Pseudonyms by any of these blind identifiers (`authority`, HMAC). More than one: the identifiers disagree. */
-export async function findPatients(sqlOn: Sql, identifiers: readonly { authority: string; blind: string }[]): Promise<string[]> {
+/** An identifier as it is looked up: the authority's id, and its HMAC. */
+export interface BlindIdentifier {
+  authority: string;
+  blind: string;
+}
+
+/** Whose each of these identifiers is; those that are nobody's are left out. */
+export async function findPatients(sqlOn: Sql, identifiers: readonly BlindIdentifier[]): Promise<(BlindIdentifier & { pat: string })[]> {
   if (identifiers.length === 0) return [];
-  const rows = await sqlOn.query<{ pat: string }>(sql`
-    select distinct pat from patient_identifier
+  return sqlOn.query(sql`
+    select authority, blind, pat from patient_identifier
     where (authority, blind) in (select * from unnest(${identifiers.map((i) => i.authority)}::text[], ${identifiers.map((i) => i.blind)}::text[]))`);
-  return rows.map((row) => row.pat);
 }
 
-export async function insertPatient(tx: Sql, pat: string, enrolledOutbox: string): Promise<void> {
-  await tx.query(sql`insert into patient (pat, enrolled_outbox) values (${pat}, ${enrolledOutbox})`);
+export async function insertPatients(tx: Sql, patients: readonly { pat: string; enrolledOutbox: string }[]): Promise<void> {
+  if (patients.length === 0) return;
+  await tx.query(sql`
+    insert into patient (pat, enrolled_outbox)
+    select * from unnest(${patients.map((p) => p.pat)}::text[], ${patients.map((p) => p.enrolledOutbox)}::text[])`);
 }
 
-/** Adds identifiers to a patient. Whose they are was decided before; one that is another's already stays that one's. */
-export async function addIdentifiers(tx: Sql, pat: string, identifiers: readonly { authority: string; blind: string }[]): Promise<void> {
+/** Adds identifiers to patients. Whose they are was decided before; one that is another's already stays that one's. */
+export async function addIdentifiers(tx: Sql, identifiers: readonly (BlindIdentifier & { pat: string })[]): Promise<void> {
+  if (identifiers.length === 0) return;
   await tx.query(sql`
     insert into patient_identifier (authority, blind, pat)
-    select a, b, ${pat} from unnest(${identifiers.map((i) => i.authority)}::text[], ${identifiers.map((i) => i.blind)}::text[]) as t(a, b)
+    select * from unnest(${identifiers.map((i) => i.authority)}::text[], ${identifiers.map((i) => i.blind)}::text[], ${identifiers.map((i) => i.pat)}::text[])
     on conflict (authority, blind) do nothing`);
 }
 
-export async function setDemographics(tx: Sql, pat: string, sealed: Buffer, record: string): Promise<void> {
+/** One entry a patient at most. */
+export async function setDemographics(tx: Sql, patients: readonly { pat: string; sealed: Buffer; record: string }[]): Promise<void> {
+  if (patients.length === 0) return;
   await tx.query(sql`
-    update patient set demographics = ${sealed}, demographics_record = ${record} where pat = ${pat}`);
-}
-
-export async function getPatient(sqlOn: Sql, pat: string): Promise<PatientRow | undefined> {
-  const [row] = await sqlOn.query<PatientRow>(
-    sql`select pat, demographics, demographics_record, enrolled_outbox from patient where pat = ${pat}`,
-  );
-  return row;
+    update patient p set demographics = t.sealed, demographics_record = t.record
+    from unnest(${patients.map((p) => p.pat)}::text[], ${patients.map((p) => p.sealed)}::bytea[], ${patients.map((p) => p.record)}::text[]) as t(pat, sealed, record)
+    where p.pat = t.pat`);
 }
 
 export async function getPatients(sqlOn: Sql, pats: readonly string[]): Promise<Map<string, PatientRow>> {
+  if (pats.length === 0) return new Map();
   const rows = await sqlOn.query<PatientRow>(
     sql`select pat, demographics, demographics_record, enrolled_outbox from patient where pat = any(${pats})`,
   );
   return new Map(rows.map((row) => [row.pat, row]));
 }
 
-/** A source's own patient id to our pseudonym; without one, `reason` says why (test patient, unknown, held for a person). */
-export async function linkSourcePatient(
+/** A source's own patient ids to our pseudonyms; without one, `reason` says why (test patient, unknown, held for a person). Each key once. */
+export async function linkSourcePatients(
   tx: Sql,
-  link: { source: string; key: string; pat: string | null; reason: string | null; sealedId: Buffer },
+  source: string,
+  links: readonly { key: string; pat: string | null; reason: string | null; sealedId: Buffer }[],
 ): Promise<void> {
+  if (links.length === 0) return;
   await tx.query(sql`
     insert into source_patient (source, key, pat, reason, source_id)
-    values (${link.source}, ${link.key}, ${link.pat}, ${link.reason}, ${link.sealedId})
+    select ${source}, key, pat, reason, source_id from unnest(${links.map((l) => l.key)}::text[], ${links.map((l) => l.pat)}::text[],
+      ${links.map((l) => l.reason)}::text[], ${links.map((l) => l.sealedId)}::bytea[]) as t(key, pat, reason, source_id)
     on conflict (source, key) do update set pat = excluded.pat, reason = excluded.reason`);
 }
 

@@ -137,43 +137,50 @@ export async function deleteDocumentRows(tx: Sql, document: string, before?: num
     delete from resource_date d using gone where d.id = gone.id and d.version = gone.version`);
 }
 
-/** Puts a patient's demographics in place of the former ones; the version counts up. The id is the pseudonym. */
-export async function writePatient(
+/** Puts a patient's demographics in place of the former ones; the version counts up. The id is the pseudonym. One entry a patient. */
+export async function writePatients(
   tx: Sql,
   sealed: SealedRows,
-  input: { institution: string; patient: string; text: string; lastUpdated: Date },
+  input: { institution: string; patients: readonly { patient: string; text: string }[]; lastUpdated: Date },
 ): Promise<void> {
-  const { institution, patient, lastUpdated } = input;
-  await tx.query(sql`select pg_advisory_xact_lock(hashtextextended(${`patient-resource ${patient}`}, 0))`);
-  const [former] = await tx.query<{ version: number }>(
-    sql`delete from resource where id = ${patient} and type = 'Patient' and document is null returning version`,
+  const { institution, patients, lastUpdated } = input;
+  if (patients.length === 0) return;
+  const names = patients.map(({ patient }) => patient).sort();
+  // In one order for all writers, so that they wait for one another instead of deadlocking.
+  await tx.query(sql`
+    select pg_advisory_xact_lock(hashtextextended(name, 0)) from unnest(${names.map((name) => `patient-resource ${name}`)}::text[]) with ordinality as t(name, n) order by n`);
+  const former = new Map(
+    (
+      await tx.query<{ id: string; version: number }>(
+        sql`delete from resource where id = any(${names}) and type = 'Patient' and document is null returning id, version`,
+      )
+    ).map((row) => [row.id, row.version]),
   );
-  const version = (former?.version ?? 0) + 1;
-  const resource = stamp(parseResource(input.text), 'Patient', patient, version, lastUpdated);
-  const index = extractIndex(resource);
-  await insertResources(tx, [
-    {
-      rows: [
-        {
-          id: patient,
-          version,
-          type: 'Patient',
-          inst: institution,
-          pat: patient,
-          category: 'core',
-          recorder: institution,
-          document: null,
-          documentVersion: null,
-          lastUpdated,
-          clinical: undefined,
-          elements: await withBlind(sealed, index),
-          dates: index.dates,
-          systems: index.blind.map((one) => one.system),
-          body: await sealed.seal(patient, 'core', resourcePlace(patient, version), Buffer.from(stringifyLossless(resource))),
-        },
-      ],
-    },
-  ]);
+  const rows = await Promise.all(
+    patients.map(async ({ patient, text }): Promise<ResourceRow> => {
+      const version = (former.get(patient) ?? 0) + 1;
+      const resource = stamp(parseResource(text), 'Patient', patient, version, lastUpdated);
+      const index = extractIndex(resource);
+      return {
+        id: patient,
+        version,
+        type: 'Patient',
+        inst: institution,
+        pat: patient,
+        category: 'core',
+        recorder: institution,
+        document: null,
+        documentVersion: null,
+        lastUpdated,
+        clinical: undefined,
+        elements: await withBlind(sealed, index),
+        dates: index.dates,
+        systems: index.blind.map((one) => one.system),
+        body: await sealed.seal(patient, 'core', resourcePlace(patient, version), Buffer.from(stringifyLossless(resource))),
+      };
+    }),
+  );
+  await insertResources(tx, [{ rows }]);
 }
 
 /**

@@ -15,7 +15,7 @@ import type { TimeRange } from '../../src/records/fhir-time.ts';
 import { createFileBlobs } from '../../src/store/blob-files.ts';
 import type { BlobStore } from '../../src/store/blobs.ts';
 import type { Database } from '../../src/store/database.ts';
-import { writeDirectory, writePatient, writeResources } from '../../src/store/resources.ts';
+import { writeDirectory, writePatients, writeResources } from '../../src/store/resources.ts';
 import { sql } from '../../src/store/sql.ts';
 import { createFileCustodian } from '../../src/vault/file-custodian.ts';
 import type { SealedRows } from '../../src/vault/sealed-rows.ts';
@@ -234,7 +234,7 @@ export async function createWorld(
       await database.query(sql`insert into patient (pat) values (${pat}) on conflict do nothing`);
       await custodian.enrollPatient(pat, ['laboratory', 'radiation-dose']);
       await database.transaction((tx) =>
-        writePatient(tx, rows, { institution: INST, patient: pat, text: JSON.stringify(text), lastUpdated: UPDATED }),
+        writePatients(tx, rows, { institution: INST, patients: [{ patient: pat, text: JSON.stringify(text) }], lastUpdated: UPDATED }),
       );
     },
     async document({ document, version = 1, pat, category, resources, pdf, covers, entry }) {

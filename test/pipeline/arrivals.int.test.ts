@@ -191,10 +191,15 @@ describe('records as they may come', () => {
 
   test('a puller whose lease another has taken stores nothing more, and leaves the lease alone', async () => {
     const taken = sql`update stream set holder = 'another', running_until = now() + interval '1 minute' where source = 'ehr' and stream = 'notes'`;
-    await assert.rejects(
-      source.store('notes', [noteRecord('l1')], () => world.core.database.query(taken), [noteRecord('l2')]),
-      { code: 'STREAM_BUSY' },
-    );
+    const stored = sql`select count(*) as n from record where stream = 'notes'`;
+    const { database } = world.core;
+    const [before] = await database.query<{ n: number }>(stored);
+    // The source is asked for its next page while the one before is stored.
+    const takeOver = async (): Promise<void> => {
+      while ((await database.query<{ n: number }>(stored))[0]?.n === before?.n) await new Promise((done) => setTimeout(done, 5));
+      await database.query(taken);
+    };
+    await assert.rejects(source.store('notes', [noteRecord('l1')], takeOver, [noteRecord('l2')]), { code: 'STREAM_BUSY' });
     const [stream] = await world.core.database.query<{ holder: string }>(
       sql`select holder from stream where source = 'ehr' and stream = 'notes'`,
     );
