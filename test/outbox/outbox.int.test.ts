@@ -1,15 +1,19 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { type TestContext, test } from 'node:test';
+import { CodedError } from '../../src/errors.ts';
 import { createLedgerWriter, type LedgerWriterOptions } from '../../src/outbox/ledger-writer.ts';
 import type { OutboxItem } from '../../src/outbox/outbox.ts';
 import { createOutbox } from '../../src/outbox/postgres-outbox.ts';
 import { createRelay, type RelayOptions } from '../../src/outbox/relay.ts';
 import { createPostgresQueue } from '../../src/queue/postgres.ts';
+import type { Job, JobQueue } from '../../src/queue/queue.ts';
 import { raw, sql } from '../../src/store/sql.ts';
 import { until } from '../queue/conformance.ts';
 import { withTestDatabase } from '../store/test-database.ts';
 import { createScriptedLedger, type Outcome } from './scripted-ledger.ts';
+
+type WriterLedger = LedgerWriterOptions['ledger'];
 
 const entry = (pat: string, document: string, padding = ''): OutboxItem => ({
   transaction: 'recordDocuments',
@@ -196,6 +200,137 @@ test('at the second conflict a batch is split by patient; an order key lets one 
     ['first', 'second', 'third'],
   );
 });
+
+/**
+ * Two runs of one job, as a queue hands it out twice: the slow run comes to its verdict and waits before it writes it down; the
+ * quick one then finds nothing journaled, journals bytes of its own and has them committed, but has not settled; only now the
+ * slow run writes its verdict, and the quick one settles after it.
+ */
+async function raceForBatch(
+  t: TestContext,
+  ledger: ReturnType<typeof createScriptedLedger>,
+  items: readonly OutboxItem[],
+  slowLedger: (quickCommitted: () => Promise<void>) => WriterLedger,
+) {
+  const { database } = await withTestDatabase();
+  const errors: Error[] = [];
+  const onError = (error: Error): void => {
+    errors.push(error);
+  };
+  const jobs: Job[] = [];
+  const handlers: ((job: Job) => Promise<void>)[] = [];
+  const queue: JobQueue = {
+    add: async (added) => {
+      jobs.push(...added.filter((job) => !jobs.some((known) => known.id === job.id)));
+    },
+    state: async (id) => (jobs.some((job) => job.id === id) ? 'active' : 'unknown'),
+    retry: async () => {},
+    process: async (handler) => {
+      handlers.push(handler);
+      return { close: async () => {} };
+    },
+    depth: async () => ({ waiting: 0, active: 0, delayed: 0, failed: 0 }),
+    clean: async () => {},
+    close: async () => {},
+  };
+  const slowEnded = Promise.withResolvers<void>();
+  const quickCommitted = Promise.withResolvers<void>();
+  let quickRun: Promise<void> | undefined;
+  const runQuick = (): Promise<void> => {
+    const [job] = jobs;
+    assert.ok(job !== undefined);
+    quickRun ??= handlers[1]?.(job);
+    return quickCommitted.promise;
+  };
+  const outbox = createOutbox({ database, onError });
+  const relay = await createRelay({ database: { ...database, listen: async () => ({ close: async () => {} }) }, queue, scanMs: 600_000 });
+  t.after(async () => {
+    await relay.close();
+    await outbox.close();
+  });
+  // The slow run, then the quick one.
+  await createLedgerWriter({
+    queue,
+    ledger: slowLedger(runQuick),
+    onError,
+    database: {
+      ...database,
+      transaction: async (work, isolation) => {
+        await runQuick();
+        return await database.transaction(work, isolation);
+      },
+    },
+  });
+  await createLedgerWriter({
+    database,
+    queue,
+    onError,
+    ledger: {
+      ...ledger,
+      submit: async (bytes) => {
+        const receipt = await ledger.submit(bytes);
+        quickCommitted.resolve();
+        await slowEnded.promise;
+        return receipt;
+      },
+    },
+  });
+  const patients = new Set(items.map((item) => item.patient?.split('/')[1] ?? ''));
+  for (const pat of patients)
+    await database.query(
+      sql`insert into projection.patient (inst, pat, custody, status, block) values ('inst-x', ${pat}, true, 'active', 1)`,
+    );
+  await database.transaction(async (tx) => {
+    for (const item of items) await outbox.add(tx, item);
+  });
+  // The relay looks once by itself at its start.
+  await until('a job', async () => jobs.length > 0 || (await relay.pass()) > 0);
+  const [job, ...others] = jobs;
+  assert.ok(job !== undefined && others.length === 0, 'one batch, one job');
+  await handlers[0]?.(job);
+  slowEnded.resolve();
+  await quickRun;
+  // Whatever batches the slow run has made are brought to the ledger too.
+  for (let passes = 0; passes < 3; passes++) {
+    await relay.pass();
+    for (const made of jobs.splice(1)) await handlers[1]?.(made);
+  }
+  assert.deepEqual(errors, []);
+  return await database.query<{ state: string; tx_id: string | null }>(sql`select state, tx_id from outbox order by seq`);
+}
+
+test('two runs of one job, the slow one parts the batch after its conflicts: what the quick one has journaled is neither parted nor entered twice', async (t) => {
+  let submits = 0;
+  const ledger = createScriptedLedger({ outcome: () => (++submits <= 2 ? 'conflict' : 'commit') });
+  const rows = await raceForBatch(t, ledger, [entry('pat-a', 'doc-a'), entry('pat-b', 'doc-b')], () => ledger);
+  const documents = [...ledger.committed.values()].flatMap(({ transaction }) => documentsIn(transaction.args));
+  assert.deepEqual(documents, ['doc-a', 'doc-b'], 'each entry once on the ledger');
+  assert.deepEqual(
+    rows.map((row) => [row.state, ledger.committed.has(row.tx_id ?? '')]),
+    [
+      ['committed', true],
+      ['committed', true],
+    ],
+  );
+});
+
+for (const count of [1, 2])
+  test(`two runs of one job, the slow one is refused by a ledger that is behind (${count} rows): what the quick one has journaled stands, with its receipt`, async (t) => {
+    const ledger = createScriptedLedger({});
+    const items = ['doc-a', 'doc-b'].slice(0, count).map((document) => entry('pat-a', document));
+    const rows = await raceForBatch(t, ledger, items, (quickCommitted) => ({
+      ...ledger,
+      endorse: async () => {
+        await quickCommitted();
+        throw new CodedError('LEDGER_REFUSED', { diagnostics: 'PATIENT_UNKNOWN' });
+      },
+    }));
+    assert.equal([...ledger.committed.values()].flatMap(({ transaction }) => documentsIn(transaction.args)).length, count);
+    assert.ok(
+      rows.every((row) => row.state === 'committed' && ledger.committed.has(row.tx_id ?? '')),
+      JSON.stringify(rows),
+    );
+  });
 
 test('an argument stays within 64 KiB', async (t) => {
   const one = await start(t, {}, { paused: true });
