@@ -9,6 +9,7 @@ import type { Alarm } from './projection-alarms.ts';
 import { writesOf } from './projection-rows.ts';
 import { createShadow } from './projection-shadow.ts';
 import { type Checkpoint, type Problem, problemOf, readCheckpoint, verifyLedger } from './verify.ts';
+import { type VerifyChannelOptions, verifyChannel } from './verify-channel.ts';
 
 const PAGE = 100;
 /** Names in an alarm. */
@@ -31,13 +32,27 @@ export async function checkProjection(options: {
   signal?: AbortSignal;
 }): Promise<readonly Problem[]> {
   const { database, tipFile, signal } = options;
+  return alarmed(options, async (doubt) =>
+    doubt ? (await verifyLedger({ database, tipFile })).problems : compare(database, await readTip(tipFile).catch(() => undefined), signal),
+  );
+}
+
+/** The same over the blocks of the own peers (Fabric), which lie outside the database as the tip file does. */
+export async function checkChannelProjection(
+  options: Omit<VerifyChannelOptions, 'rerun' | 'receipts'> & { onAlarm?: (alarm: Alarm) => void },
+): Promise<readonly Problem[]> {
+  return alarmed(options, async (doubt) => (await verifyChannel({ ...options, rerun: doubt })).problems);
+}
+
+async function alarmed(
+  options: { database: Database; onAlarm?: (alarm: Alarm) => void; signal?: AbortSignal },
+  check: (doubt: boolean) => Promise<readonly Problem[]>,
+): Promise<readonly Problem[]> {
+  const { database, signal } = options;
   const [doubt] = await database.query(sql`select 1 from ledger_alarm where kind = 'write-set' limit 1`);
   let problems: readonly Problem[];
   try {
-    problems =
-      doubt === undefined
-        ? await compare(database, await readTip(tipFile).catch(() => undefined), signal)
-        : (await verifyLedger({ database, tipFile })).problems;
+    problems = await check(doubt !== undefined);
   } catch (error) {
     if (signal?.aborted === true) return [];
     throw error;
