@@ -193,9 +193,10 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       audited: (operation, outcome) =>
         audit.record({ interaction: 'operation', actor: undefined, requestId: newId('req'), outcome, patients: [], query: operation }),
     });
-    if (serve) {
+    const { tipFile } = core;
+    if (serve && tipFile !== undefined) {
       // Nobody watches the rows that every answer rests on but this, between two runs of `ledger verify`.
-      const work = () => checkProjection({ database, tipFile: core.tipFile, signal: core.stopping, onAlarm: core.onLedgerAlarm });
+      const work = () => checkProjection({ database, tipFile, signal: core.stopping, onAlarm: core.onLedgerAlarm });
       const checker = createSchedule({ name: 'projection check', everyMs: 3_600_000, work, log });
       closers.push(() => checker.close());
     }

@@ -1,13 +1,10 @@
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { pino } from 'pino';
 import type { Settings } from '../cli/settings.ts';
 import { parseDurationMs } from '../config/schema.ts';
 import { CodedError, codeOf } from '../errors.ts';
 import { safeError } from '../http/app.ts';
-import { newId } from '../ids.ts';
-import { createEmbeddedLedger } from '../ledger/embedded/embedded-ledger.ts';
-import { foundLedger } from '../ledger/embedded/first-start.ts';
 import { createProjection } from '../ledger/projection.ts';
 import type { Alarm } from '../ledger/projection-alarms.ts';
 import type { Metrics } from '../observe/metrics.ts';
@@ -40,6 +37,8 @@ import { freeLeases } from '../store/streams.ts';
 import { createFileCustodian } from '../vault/file-custodian.ts';
 import { createSealedRows } from '../vault/sealed-rows-store.ts';
 import { createSealer } from '../vault/sealer.ts';
+import { institutionId } from './institution-id.ts';
+import { openLedger, startProjection } from './ledger.ts';
 import { openSource } from './sources.ts';
 
 /**
@@ -61,7 +60,6 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
   const closers: (() => Promise<unknown>)[] = [];
   let metrics: Metrics | undefined;
   const stopping = new AbortController();
-  const tipFile = join(data, 'ledger-tip');
   const close = async (): Promise<void> => {
     stopping.abort(new CodedError('UNAVAILABLE', { diagnostics: 'It is being stopped.' }));
     for (const closer of closers.splice(0).reverse())
@@ -108,35 +106,25 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
         : await createPostgresQueue({ url, onError });
     closers.push(() => queue.close());
 
-    const { signing, encryption } = await custodian.institutionKeys();
-    const msp = `${institution}-msp`;
-    const ledger = await createEmbeddedLedger({
-      database,
-      tipFile,
-      institution,
-      msp,
-      publicKey: signing,
-      sign: (bytes) => custodian.signBytes(bytes),
-      onError,
-    });
+    const opened = await openLedger({ server, tipFile: join(data, 'ledger-tip'), database, custodian, onError });
+    const { ledger, ledgerId, msp, definitions } = opened;
     closers.push(() => ledger.close());
-    await foundLedger({
-      ledger,
-      institution,
-      msp,
-      keys: { signing, encryption },
-      signAsInstitution: (typ, payload) => custodian.signAsInstitution(typ, payload),
-    });
-    const { ledgerId } = await ledger.info();
+    let holdUp = (_error: Error): void => {};
+    const heldUp = new Promise<Error>((resolve) => (holdUp = resolve));
     const projection = createProjection({
       database,
       ledger,
       institution,
-      onError,
+      msp,
+      ...(definitions === undefined ? {} : { definitions }),
+      onError(error) {
+        if (codeOf(error) === 'LEDGER_DEFINITION') holdUp(error);
+        onError(error);
+      },
       onAlarm: onLedgerAlarm,
     });
     closers.push(() => projection.close());
-    await projection.start();
+    await startProjection({ database, projection, ledgerId, heldUp, onError });
 
     const outbox = createOutbox({ database, highWater: server.outbox.highWater, lowWater: server.outbox.lowWater, onError });
     closers.push(() => outbox.close());
@@ -147,8 +135,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       database,
       queue,
       ledger,
-      // What is submitted at once shares a block: its signature, its commit and its line in the tip file.
-      concurrency: 8,
+      concurrency: opened.concurrency,
       onError,
       onSettled: (settled) => {
         metrics?.onSettled('committed', settled.filter((row) => row.state === 'committed').length);
@@ -243,7 +230,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       queue,
       ledger,
       ledgerId,
-      tipFile,
+      tipFile: opened.tipFile,
       msp,
       onError,
       onLedgerAlarm,
@@ -270,21 +257,3 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
 }
 
 export type Core = Awaited<ReturnType<typeof createCore>>;
-
-/** The institution's opaque id: configured, or made at the first start and kept beside the data. */
-async function institutionId(data: string, configured: string | undefined): Promise<string> {
-  const file = join(data, 'institution');
-  const kept = await readFile(file, 'utf8').then(
-    (text) => text.trim() || undefined,
-    () => undefined,
-  );
-  if (kept !== undefined && configured !== undefined && kept !== configured)
-    throw new CodedError('CONFIG_INVALID', { diagnostics: `institution.id is not the one that this data directory belongs to (${kept}).` });
-  const id = configured ?? kept ?? newId('inst');
-  if (kept === undefined) {
-    // Whole or not at all: everything that is kept from now on bears this name.
-    await writeFile(`${file}.new`, `${id}\n`, { mode: 0o600, flush: true });
-    await rename(`${file}.new`, file);
-  }
-  return id;
-}

@@ -5,6 +5,7 @@ import { verifyResult } from '../cli/verify-result.ts';
 import { CodedError } from '../errors.ts';
 import { isId } from '../ids.ts';
 import { verifyLedger } from '../ledger/verify.ts';
+import { cosignJoinFile, submitJoinFile } from '../membership/joining.ts';
 import type { Membership } from '../membership/members.ts';
 import type { Metrics } from '../observe/metrics.ts';
 import type { PullProgress } from '../pipeline/pull.ts';
@@ -15,6 +16,7 @@ import { sql } from '../store/sql.ts';
 import { listStreams } from '../store/streams.ts';
 import { VERSION } from '../version.ts';
 import type { Core } from './core.ts';
+import { within } from './within.ts';
 
 /** What commands and the demo can ask for, over the built parts. */
 export function createOperations(parts: {
@@ -86,7 +88,8 @@ export function createOperations(parts: {
     ping: async () => ({ pid: process.pid }),
     async status() {
       const [info, height, freshness, stats, depth, streams, counts, alarms] = await Promise.all([
-        ledger.info(),
+        // A ledger that is away must not hide the rest.
+        within(5000, ledger.info()).catch(() => undefined),
         projection.height(),
         projection.freshness(parts.maxStalenessMs),
         outbox.stats(),
@@ -103,12 +106,14 @@ export function createOperations(parts: {
         queue: depth,
         outbox: stats,
         ledger: {
-          kind: info.kind,
-          consensus: info.consensus,
-          nodes: info.nodes,
-          height: info.height,
+          kind: ledger.kind,
+          reachable: info !== undefined,
+          consensus: info?.consensus ?? '',
+          nodes: info?.nodes ?? 0,
+          height: info?.height ?? height,
           projected: height,
           fresh: freshness.fresh,
+          ageSeconds: freshness.ageMs === null ? null : Math.round(freshness.ageMs / 1000),
           alarms: alarms[0]?.count ?? 0,
         },
         streams: streams.map((row) => ({
@@ -149,7 +154,12 @@ export function createOperations(parts: {
       ];
       return { ok: problems.length === 0, anchors, events, problems };
     },
-    verify: async () => verifyResult(await verifyLedger({ database, tipFile: core.tipFile })),
+    verify: async () => verifyResult(await verifyLedger({ database, tipFile: core.tipFile ?? '' })),
+    ledgerCosign: ({ file, thumbprint }) => cosignJoinFile({ custodian: core.custodian, ledgerId: core.ledgerId }, file, thumbprint),
+    async ledgerSubmit({ file }) {
+      const { txId, block } = await submitJoinFile({ ledger, ledgerId: core.ledgerId }, file);
+      return { institution: file.institution, txId, block };
+    },
     async clientAdd({ name, publicKeyJwk, scopes, actsFor }) {
       const added = await issuer.clients.add({
         name,

@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { formatProblem } from '../config/load.ts';
 import { generatedFiles } from '../config/reference.ts';
 import { CodedError } from '../errors.ts';
+import { newId } from '../ids.ts';
 import { type GlobalOptions, print, table } from './run.ts';
 import { checkSettings } from './settings.ts';
 
@@ -44,4 +45,9 @@ export function addConfigCommand(program: Command): void {
       if (schema === undefined) throw new CodedError('BAD_REQUEST', { diagnostics: 'Say `server` or `source`.' });
       process.stdout.write(schema);
     });
+  config
+    .command('institution-id')
+    .description('make a new random id for an institution: for institution.id, and for the attribute of its Fabric certificate')
+    .addHelpText('after', '\nExample:\n  $ oncobridge config institution-id')
+    .action(() => void process.stdout.write(`${newId('inst')}\n`));
 }

@@ -1,15 +1,15 @@
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { findServer, remoteOperations } from './control-client.ts';
+import { addJoiningCommands } from './ledger-joining.ts';
 import type { VerifyResult } from './operations.ts';
 import { controlFile, type GlobalOptions, PROBLEMS, print } from './run.ts';
 import { readSettings } from './settings.ts';
 import { verifyResult } from './verify-result.ts';
 
 export function addLedgerCommand(program: Command): void {
-  program
-    .command('ledger')
-    .description('the ledger')
+  const ledger = program.command('ledger').description('the ledger');
+  ledger
     .command('verify')
     .description('run every block again and compare; finds an altered byte and a missing tail; exits 1 where it does')
     .option('--json', 'for machines')
@@ -21,6 +21,7 @@ export function addLedgerCommand(program: Command): void {
       );
       if (!result.ok) process.exitCode = PROBLEMS;
     });
+  addJoiningCommands(ledger);
 }
 
 /**

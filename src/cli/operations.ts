@@ -1,3 +1,4 @@
+import type { JoinFile } from '../membership/joining.ts';
 import type { PullProgress } from '../pipeline/pull.ts';
 import type { ExplainReport, QuarantineEntry, QuarantineGroup } from '../pipeline/questions.ts';
 import type { ReconcileReport } from '../pipeline/reconcile.ts';
@@ -18,6 +19,9 @@ export interface Operations {
   explain(input: { id: string }): Promise<ExplainReport>;
   reconcile(input: object, progress: (done: number) => void): Promise<ReconcileReport>;
   verify(input: object): Promise<VerifyResult>;
+  /** Adds this institution's signature to another one's statement, and brings a signed one to the ledger. */
+  ledgerCosign(input: { file: JoinFile; thumbprint: string }): Promise<JoinFile>;
+  ledgerSubmit(input: { file: JoinFile }): Promise<{ institution: string; txId: string; block: number }>;
   /** With `contents` every event is opened, which leaves an event itself. */
   auditVerify(input: { contents?: boolean }): Promise<AuditVerifyResult>;
   clientAdd(input: { name: string; publicKeyJwk?: object; scopes: readonly string[]; actsFor?: boolean }): Promise<ClientAdded>;
@@ -41,7 +45,19 @@ export interface StatusReport {
   database: string;
   queue: { waiting: number; active: number; delayed: number; failed: number };
   outbox: { depth: number; oldestSeconds: number; states: Record<string, number> };
-  ledger: { kind: string; consensus: string; nodes: number; height: number; projected: number; fresh: boolean; alarms: number };
+  ledger: {
+    kind: string;
+    consensus: string;
+    nodes: number;
+    /** Where the ledger does not answer, the rest is what the view of it knows. */
+    reachable: boolean;
+    height: number;
+    projected: number;
+    fresh: boolean;
+    /** Of the newest own transaction that came back. */
+    ageSeconds: number | null;
+    alarms: number;
+  };
   streams: readonly { source: string; stream: string; running: boolean; lastSuccess: string | null; lastError: string | null }[];
   records: Record<string, number>;
   documents: number;

@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import { addAuditCommand } from './audit.ts';
 import { addClientCommand } from './client.ts';
 import { addConfigCommand } from './config.ts';
+import { addDoctorCommand } from './doctor.ts';
 import { addExplainCommand } from './explain.ts';
 import { addLedgerCommand } from './ledger.ts';
 import { addMemberCommand } from './member.ts';
@@ -33,6 +34,7 @@ export function createProgram(): Command {
   addExplainCommand(program);
   addReconcileCommand(program);
   addLedgerCommand(program);
+  addDoctorCommand(program);
   addAuditCommand(program);
   addMemberCommand(program);
   addPatientCommand(program);

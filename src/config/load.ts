@@ -4,6 +4,7 @@ import { dirname, relative, resolve } from 'node:path';
 import { isMap, isScalar, isSeq, LineCounter, type Node, parseDocument } from 'yaml';
 import type { z } from 'zod';
 import { CodedError } from '../errors.ts';
+import { checkFabric } from './fabric-check.ts';
 import { isReferenced, resolveReferences, stripReference } from './references.ts';
 import { parseDurationMs, type ServerConfig, type SourceConfig, serverSchema, sourceSchema } from './schema.ts';
 
@@ -178,7 +179,7 @@ function readFile<S extends z.ZodType>(file: string, schema: S, reading: Reading
   return { value: parsed.data, place };
 }
 
-const SECRET_KEYS = new Set(['passphrase', 'secret', 'key']);
+const SECRET_KEYS = new Set(['passphrase', 'secret', 'key', 'privateKey', 'clientKey']);
 function isSecretPath(path: Path): boolean {
   const last = path.at(-1);
   if (typeof last !== 'string') return false;
@@ -324,6 +325,7 @@ function checkServer(server: ServerConfig, place: Place): ConfigProblem[] {
     });
   if (server.outbox.lowWater > server.outbox.highWater)
     problems.push({ severity: 'error', ...place(['outbox', 'lowWater']), message: 'must not be above outbox.highWater' });
+  for (const { path, message } of checkFabric(server)) problems.push({ severity: 'error', ...place(path), message });
   return problems;
 }
 

@@ -41,6 +41,14 @@ const url = () =>
     .overwrite(stripReference)
     .regex(/^https?:\/\/[^\s]+$/, 'an http(s) URL');
 
+/** Public, but as a file of its own: it is renewed by those who issue it. */
+const certificate = () =>
+  z
+    .string()
+    .overwrite(stripReference)
+    .regex(/-----BEGIN CERTIFICATE-----[\s\S]+-----END CERTIFICATE-----/, 'a certificate in PEM: "${file:path}" or "${env:NAME}"');
+const anchorEvery = () => interval().default('60s').describe('How often the audit is anchored on the ledger; also the heartbeat.');
+
 export const serverSchema = z.strictObject({
   schemaVersion: z.literal(1).describe('Version of this file format.'),
   data: text().describe('Directory for everything that oncobridge keeps itself, relative to this file.'),
@@ -49,9 +57,12 @@ export const serverSchema = z.strictObject({
     zone: text().describe('IANA time zone in which PDFs print times, e.g. America/New_York.'),
     id: z
       .string()
-      .regex(/^inst-[a-z2-7]{26}$/)
+      .overwrite(stripReference)
+      .regex(/^inst-[a-z2-7]{26}$/, '"inst-" and 26 characters of base32; `oncobridge config institution-id` makes one')
       .optional()
-      .describe('Opaque id on the ledger; made at the first start where absent.'),
+      .describe(
+        'Opaque id on the ledger. Embedded ledger: made at the first start where absent. Fabric: required, and the certificate names it too.',
+      ),
   }),
   database: z
     .discriminatedUnion('kind', [
@@ -77,10 +88,59 @@ export const serverSchema = z.strictObject({
     .discriminatedUnion('kind', [
       z.strictObject({
         kind: z.literal('embedded'),
-        anchorEvery: interval().default('60s').describe('How often the audit is anchored on the ledger; also the heartbeat.'),
+        anchorEvery: anchorEvery(),
+      }),
+      z.strictObject({
+        kind: z.literal('fabric'),
+        id: z
+          .string()
+          .overwrite(stripReference)
+          .regex(/^[a-z0-9][a-z0-9-]{7,63}$/, 'a ledger id, as `oncobridge ledger found` prints it')
+          .optional()
+          .describe('Id of the ledger, pinned: what `oncobridge ledger found` printed at the founder. Every signature binds it.'),
+        channel: text().default('oncobridge').describe('Channel.'),
+        chaincode: text().default('oncobridge').describe('Name of the committed chaincode definition.'),
+        msp: text().describe('MSP id of the own organisation.'),
+        certificate: certificate().describe(
+          'Gateway certificate (PEM, by reference), OU client, with the attribute `oncobridge.institution`.',
+        ),
+        privateKey: secret().describe('Its private key (PEM), by reference.'),
+        peers: z
+          .array(
+            z.strictObject({
+              name: text().optional().describe('As shown in status and metrics; default: the endpoint.'),
+              endpoint: z
+                .string()
+                .overwrite(stripReference)
+                .regex(/^[A-Za-z0-9.-]+:\d{1,5}$/, 'host:port')
+                .describe('host:port of a peer of the own organisation.'),
+              tlsRootCertificate: certificate().describe("TLS root of the peer's certificate (PEM, by reference)."),
+              serverName: text().optional().describe('Host that its certificate names, where the endpoint is another.'),
+              clientCertificate: certificate()
+                .optional()
+                .describe('Mutual TLS: our certificate (PEM, by reference), where the peer asks for one.'),
+              clientKey: secret().optional().describe('Mutual TLS: its private key (PEM), by reference.'),
+            }),
+          )
+          .min(1)
+          .describe('Peers of the own organisation, tried in this order.'),
+        deadlines: z
+          .strictObject({
+            evaluate: duration().default('5s').describe('Of a query.'),
+            endorse: duration().default('15s').describe("Above the peer's `peer.gateway.endorsementTimeout`."),
+            submit: duration()
+              .default('15s')
+              .describe("Above the peer's `peer.gateway.broadcastTimeout`, so that it may try another orderer."),
+            commit: duration()
+              .default('30s')
+              .describe('Wait for the commit; past it the status is asked and the same bytes are sent again.'),
+          })
+          .prefault({})
+          .describe('How long one call may take.'),
+        anchorEvery: anchorEvery(),
       }),
     ])
-    .describe('embedded: the contract over PostgreSQL, one node, no consensus.'),
+    .describe('embedded: the contract over PostgreSQL, one node, no consensus. fabric: Hyperledger Fabric, several institutions.'),
   custodian: z
     .discriminatedUnion('kind', [
       z.strictObject({

@@ -13,6 +13,7 @@ import { createProgress } from '../../src/cli/progress.ts';
 import { createDatabase } from '../../src/store/database.ts';
 import { createEmbeddedPostgres } from '../../src/store/embedded-postgres.ts';
 import { sql } from '../../src/store/sql.ts';
+import { fabricEnvironment } from '../config/production-sample.ts';
 import type { Asked, Ran } from './command-host.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
@@ -128,6 +129,7 @@ test('bad configuration: exit 78 and the place', async () => {
   assert.match(checked.err, /CONFIG_INVALID[\s\S]*broken\.yaml:\d+:1 queu: unknown key, did you mean queue/);
   const printed = await cli('config', 'print');
   assert.ok(!printed.out.includes(simulator.aria.clientSecret), 'a secret is printed');
+  assert.match((await cli('config', 'institution-id')).out, /^inst-[a-z2-7]{26}\n$/);
   assert.match((await cli('config', 'schema', 'source')).out, /"http:\/\/json-schema.org\/draft-07\/schema#"/);
 });
 
@@ -145,6 +147,7 @@ test('a passphrase beside the data is refused outside a trial, and a weak one al
     DATABASE_URL: 'postgres://127.0.0.1:1/none',
     REDIS_URL: 'redis://127.0.0.1:1',
     ONCOBRIDGE_URL: 'https://fhir.example.org',
+    ...(await fabricEnvironment()),
   };
   const beside = await run(['--config', production, 'status'], settings);
   assert.deepEqual([beside.code, /SECRET_WEAK.*beside the data/s.test(beside.err)], [78, true], beside.err);

@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
 import { execFile, spawn, spawnSync } from 'node:child_process';
-import { appendFileSync, cpSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { appendFileSync, cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { Redis } from 'ioredis';
 import { createSimulator } from '../../simulator/simulator.ts';
+import { newId } from '../../src/ids.ts';
+import { onEmbeddedLedger } from '../config/production-sample.ts';
 import { withTestDatabase } from '../store/test-database.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
@@ -17,7 +19,7 @@ test('redis-server is present where it is required', () => {
 });
 
 test(
-  'config/production.yaml: PostgreSQL by URL and Redis carry the whole pull, and a Redis that evicts is refused',
+  'config/production.yaml on the embedded ledger: PostgreSQL by URL and Redis carry the whole pull, and a Redis that evicts is refused',
   present ? {} : { skip: 'SKIPPED: no redis-server on PATH; the production configuration is NOT tested. REQUIRE_REDIS=1 makes this fail.' },
   async () => {
     const folder = mkdtempSync(join(tmpdir(), 'oncobridge-production-'));
@@ -33,8 +35,11 @@ test(
       cpSync(join(root, 'config'), join(folder, 'config'), { recursive: true });
       for (const name of readdirSync(join(folder, 'config/sources')))
         appendFileSync(join(folder, 'config/sources', name), '\nlimits: { requestsPerSecond: 10000 }\n');
+      const config = join(folder, 'config/production.yaml');
+      writeFileSync(config, onEmbeddedLedger(readFileSync(config, 'utf8')));
       const env = {
         ...process.env,
+        ONCOBRIDGE_INSTITUTION_ID: newId('inst'),
         ONCOBRIDGE_DATA: join(folder, 'data'),
         ONCOBRIDGE_INSTITUTION: 'Hospital of the test',
         ONCOBRIDGE_URL: 'https://fhir.example.org',
@@ -51,11 +56,8 @@ test(
       };
       const cli = (...args: string[]): Promise<{ code: number; out: string; err: string }> =>
         new Promise((resolve) => {
-          execFile(
-            join(root, 'bin/oncobridge'),
-            ['--config', join(folder, 'config/production.yaml'), ...args],
-            { env, maxBuffer: 1 << 24 },
-            (error, out, err) => resolve({ code: error === null ? 0 : Number(error.code), out, err }),
+          execFile(join(root, 'bin/oncobridge'), ['--config', config, ...args], { env, maxBuffer: 1 << 24 }, (error, out, err) =>
+            resolve({ code: error === null ? 0 : Number(error.code), out, err }),
           );
         });
       await admin.ping();

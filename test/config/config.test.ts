@@ -6,6 +6,8 @@ import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { ConfigError, loadConfig } from '../../src/config/load.ts';
 import { generatedFiles } from '../../src/config/reference.ts';
+import { newId } from '../../src/ids.ts';
+import { fabricEnvironment, gatewayIdentity } from './production-sample.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const env = {
@@ -17,6 +19,7 @@ const env = {
   REDIS_URL: 'redis://r',
   CUSTODIAN_PASSPHRASE: 'pass phrase pass phrase',
   ONCOBRIDGE_URL: 'https://fhir.example.org',
+  ...(await fabricEnvironment()),
 };
 
 /** Loads a changed copy of a sample and returns the problems as they are printed. */
@@ -50,7 +53,8 @@ test('the samples load, with defaults filled in and secrets resolved', () => {
 test('printed values hold origins and no secret', () => {
   const loaded = loadConfig({ file: join(root, 'config/production.yaml'), env });
   const printed = JSON.stringify(loaded.values);
-  for (const secret of [env.ARIA_CLIENT_SECRET, env.CUSTODIAN_PASSPHRASE, env.DATABASE_URL, env.REDIS_URL, env.EHR_CLIENT_KEY])
+  const keyText = env.FABRIC_KEY.split('\n')[1] ?? assert.fail('no key');
+  for (const secret of [env.ARIA_CLIENT_SECRET, env.CUSTODIAN_PASSPHRASE, env.DATABASE_URL, env.REDIS_URL, env.EHR_CLIENT_KEY, keyText])
     assert.ok(!printed.includes(secret), 'a secret is printed');
   const value = (path: string) => loaded.values.find((v) => v.path.endsWith(`#${path}`));
   assert.equal(value('database.url')?.origin, 'env:DATABASE_URL');
@@ -80,6 +84,43 @@ test('a problem says file, line, column, path, what is allowed and what was mean
       problems.some((problem) => expected.test(problem)),
       `${expected} not in ${JSON.stringify(problems)}`,
     );
+  }
+});
+
+test('a Fabric identity that does not fit is said with its place', async () => {
+  const institution = newId('inst');
+  const [own, other] = await Promise.all([gatewayIdentity(institution), gatewayIdentity(newId('inst'))]);
+  const good = { ...env, ONCOBRIDGE_INSTITUTION_ID: institution, FABRIC_CERTIFICATE: own.certificate, FABRIC_KEY: own.key };
+  const same = (text: string): string => text;
+  const mutual = (text: string): string =>
+    text.replace('tlsRootCertificate:', 'clientCertificate: "${env:FABRIC_CERTIFICATE}", tlsRootCertificate:');
+  const pinned = (id: string) => (text: string) => text.replace(/# id: .*/, `id: ${id}`);
+  const cases: [(text: string) => string, NodeJS.ProcessEnv, RegExp | undefined][] = [
+    [same, good, undefined],
+    [pinned('ledger-ew2nqk3pmbo5g7s6yxqf4jzh3a'), good, undefined],
+    [pinned('Ledger'), good, /^\d+:\d+ ledger\.id: a ledger id/],
+    [(t) => t.replace(/^ {2}id: .*\n/m, ''), good, /^\d+:\d+ institution\.id: required with a Fabric ledger/],
+    [same, { ...good, FABRIC_KEY: other.key }, /ledger\.privateKey: does not belong to certificate/],
+    [same, { ...good, FABRIC_KEY: 'no key' }, /ledger\.privateKey: cannot be read as a private key/],
+    [
+      same,
+      { ...good, FABRIC_CERTIFICATE: other.certificate, FABRIC_KEY: other.key },
+      /ledger\.certificate: its attribute oncobridge\.institution is inst-/,
+    ],
+    [same, { ...good, FABRIC_CERTIFICATE: 'x' }, /ledger\.certificate: a certificate in PEM/],
+    [same, { ...good, FABRIC_PEER: 'https://peer:7051' }, /ledger\.peers\[0\]\.endpoint: host:port/],
+    [mutual, good, /ledger\.peers\[0\]: clientCertificate and clientKey belong together/],
+    [(t) => t.replace('"${env:FABRIC_KEY}"', 'literal'), good, /ledger\.privateKey: a secret must be a reference/],
+  ];
+  for (const [change, environment, expected] of cases) {
+    const problems = problemsOf(change, 'production.yaml', environment);
+    if (expected === undefined) assert.deepEqual(problems, []);
+    else
+      assert.ok(
+        problems.some((problem) => expected.test(problem)),
+        `${expected} not in ${JSON.stringify(problems)}`,
+      );
+    for (const problem of problems) assert.ok(!problem.includes('BEGIN'), 'a key or certificate is quoted');
   }
 });
 

@@ -212,7 +212,7 @@ test('planted faults are found', () => {
   const page = [
     '# One `title`, here',
     'See [a](nowhere.md), [b](#two), [c](#one-title-here), [d](docs/ledger.md#nothing), [e](../outside.md), [f](https://example.org/x).',
-    'Files `src/nothing.ts`, `src/main.ts`. Run `oncobridge doctor`, `oncobridge pull --fast`, `oncobridge ledger repair`, `bin/oncobridge --config x.yaml status --json`.',
+    'Files `src/nothing.ts`, `src/main.ts`. Run `oncobridge surgeon`, `oncobridge pull --fast`, `oncobridge ledger repair`, `bin/oncobridge --config x.yaml status --json`.',
     '```sh',
     '$ oncobridge invent',
     'TOKEN=$(bin/oncobridge token --as mem-…)',
@@ -223,7 +223,7 @@ test('planted faults are found', () => {
   assert.deepEqual(missingFiles(page), ['src/nothing.ts']);
   const problems = shownCommands(page).map((words) => commandProblem(program, words));
   assert.deepEqual(problems, [
-    'no command doctor',
+    'no command surgeon',
     'pull --fast: no option --fast',
     'no command ledger repair',
     undefined,

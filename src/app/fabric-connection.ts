@@ -1,0 +1,34 @@
+import { parseDurationMs, type ServerConfig } from '../config/schema.ts';
+import { CodedError } from '../errors.ts';
+import type { FabricConnection } from '../ledger/fabric/connection.ts';
+
+/** What the configuration says of Fabric, as the client takes it; undefined where the ledger is another one. */
+export function fabricConnection({ ledger, institution }: ServerConfig): FabricConnection | undefined {
+  if (ledger.kind !== 'fabric') return undefined;
+  // config/load.ts has said it with its line already.
+  if (institution.id === undefined)
+    throw new CodedError('CONFIG_INVALID', { diagnostics: 'institution.id is required with a Fabric ledger.' });
+  const { deadlines } = ledger;
+  return {
+    msp: ledger.msp,
+    institution: institution.id,
+    channel: ledger.channel,
+    chaincode: ledger.chaincode,
+    certificatePem: ledger.certificate,
+    privateKeyPem: ledger.privateKey,
+    peers: ledger.peers.map((peer) => ({
+      name: peer.name ?? peer.endpoint,
+      endpoint: peer.endpoint,
+      tlsRootPem: peer.tlsRootCertificate,
+      ...(peer.serverName === undefined ? {} : { serverName: peer.serverName }),
+      ...(peer.clientCertificate === undefined ? {} : { clientCertificatePem: peer.clientCertificate }),
+      ...(peer.clientKey === undefined ? {} : { clientKeyPem: peer.clientKey }),
+    })),
+    deadlines: {
+      evaluateMs: parseDurationMs(deadlines.evaluate),
+      endorseMs: parseDurationMs(deadlines.endorse),
+      submitMs: parseDurationMs(deadlines.submit),
+      commitMs: parseDurationMs(deadlines.commit),
+    },
+  };
+}

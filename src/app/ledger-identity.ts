@@ -1,0 +1,59 @@
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Settings } from '../cli/settings.ts';
+import { CodedError } from '../errors.ts';
+import type { FabricConnection } from '../ledger/fabric/connection.ts';
+import { createFabricLedger } from '../ledger/fabric/fabric-ledger.ts';
+import { type Founded, foundChannel } from '../ledger/founding.ts';
+import { type JoinFile, makeJoinFile } from '../membership/joining.ts';
+import type { Custodian } from '../vault/custodian.ts';
+import { createFileCustodian } from '../vault/file-custodian.ts';
+import { fabricConnection } from './fabric-connection.ts';
+import { institutionId } from './institution-id.ts';
+
+/** `oncobridge ledger found`: makes this institution the founder of the channel's ledger, once. */
+export async function foundFabricLedger(settings: Settings): Promise<Founded & { isNew: boolean }> {
+  const { connection, pinned } = fabricOf(settings);
+  return withCustodian(settings, async (custodian) => {
+    const ledger = await createFabricLedger({ connection, ledgerId: pinned ?? '', onError: () => {} });
+    try {
+      const keys = await custodian.institutionKeys();
+      const { institution, msp } = connection;
+      return await foundChannel(
+        { ledger, institution, msp, keys, signAsInstitution: (typ, payload) => custodian.signAsInstitution(typ, payload) },
+        pinned,
+      );
+    } finally {
+      await ledger.close();
+    }
+  });
+}
+
+/** `oncobridge ledger join`: the newcomer's signed statement, for which the network is not needed. */
+export async function joinFabricLedger(settings: Settings): Promise<JoinFile> {
+  const { connection, pinned } = fabricOf(settings);
+  if (pinned === undefined) throw new CodedError('LEDGER_UNPINNED');
+  return withCustodian(settings, (custodian) => makeJoinFile({ custodian, ledgerId: pinned, msp: connection.msp }));
+}
+
+function fabricOf(settings: Settings): { connection: FabricConnection; pinned: string | undefined } {
+  const connection = fabricConnection(settings.config.server);
+  const { ledger } = settings.config.server;
+  if (connection === undefined || ledger.kind !== 'fabric')
+    throw new CodedError('BAD_REQUEST', { diagnostics: 'The embedded ledger is founded at its first start, and nobody joins it.' });
+  return { connection, pinned: ledger.id };
+}
+
+/** Before the institution stands on the ledger no server runs, so its keys are opened here. */
+async function withCustodian<T>(settings: Settings, work: (custodian: Custodian) => Promise<T>): Promise<T> {
+  const { data, config } = settings;
+  const { server } = config;
+  await mkdir(data, { recursive: true, mode: process.getuid?.() === 0 ? 0o711 : 0o700 });
+  const institution = await institutionId(data, server.institution.id);
+  const custodian = await createFileCustodian({ directory: join(data, 'keys'), passphrase: server.custodian.passphrase, institution });
+  try {
+    return await work(custodian);
+  } finally {
+    await custodian.close();
+  }
+}

@@ -1,0 +1,103 @@
+import type { ServerConfig } from '../config/schema.ts';
+import { CodedError, codeOf } from '../errors.ts';
+import { LEDGER } from '../ledger/contract/keys.ts';
+import type { LedgerState } from '../ledger/contract/state.ts';
+import { createDefinitionGuard, type DefinitionGuard } from '../ledger/definition-guard.ts';
+import { createEmbeddedLedger } from '../ledger/embedded/embedded-ledger.ts';
+import { foundLedger } from '../ledger/embedded/first-start.ts';
+import type { Ledger } from '../ledger/ledger.ts';
+import type { Projection } from '../ledger/projection.ts';
+import { projectedState } from '../ledger/projection-state.ts';
+import type { Database } from '../store/database.ts';
+import type { Custodian } from '../vault/custodian.ts';
+import { fabricConnection } from './fabric-connection.ts';
+
+export interface OpenedLedger {
+  ledger: Ledger;
+  ledgerId: string;
+  msp: string;
+  /** Batches written at once. */
+  concurrency: number;
+  definitions?: DefinitionGuard;
+  /** Of the embedded ledger: outside the database, what receipts were handed out. */
+  tipFile?: string;
+}
+
+/** The ledger that the configuration names. The embedded one is founded here, at its first start; a Fabric channel's by a command. */
+export async function openLedger(parts: {
+  server: ServerConfig;
+  tipFile: string;
+  database: Database;
+  custodian: Custodian;
+  onError(error: Error): void;
+}): Promise<OpenedLedger> {
+  const { server, tipFile, database, custodian, onError } = parts;
+  const { institution } = custodian;
+  const connection = fabricConnection(server);
+  if (connection === undefined) {
+    const { signing, encryption } = await custodian.institutionKeys();
+    const msp = `${institution}-msp`;
+    const sign = (bytes: Uint8Array): Promise<Uint8Array> => custodian.signBytes(bytes);
+    const ledger = await createEmbeddedLedger({ database, tipFile, institution, msp, publicKey: signing, sign, onError });
+    try {
+      const signAsInstitution = (typ: string, payload: string): Promise<string> => custodian.signAsInstitution(typ, payload);
+      await foundLedger({ ledger, institution, msp, keys: { signing, encryption }, signAsInstitution });
+      const { ledgerId } = await ledger.info();
+      // What is submitted at once shares a block: its signature, its commit and its line in the tip file.
+      return { ledger, ledgerId, msp, concurrency: 8, tipFile };
+    } catch (error) {
+      await ledger.close();
+      throw error;
+    }
+  }
+  const ledgerId = server.ledger.kind === 'fabric' ? server.ledger.id : undefined;
+  if (ledgerId === undefined) throw new CodedError('LEDGER_UNPINNED');
+  // Only now: gRPC and its messages take their time to load.
+  const { createFabricLedger } = await import('../ledger/fabric/fabric-ledger.ts');
+  const ledger = await createFabricLedger({ connection, ledgerId, state: projectedState(database), onError });
+  const { msp, chaincode } = connection;
+  // A block takes a batch timeout to come, so that a network that is idle wants many under way.
+  return { ledger, ledgerId, msp, concurrency: 16, definitions: createDefinitionGuard({ msp, chaincode, ledger }) };
+}
+
+/** What the projected rows say of the ledger they follow. */
+async function projectedLedgerId(database: Database): Promise<string | undefined> {
+  const found = await projectedState(database).get(LEDGER);
+  return found === undefined ? undefined : (JSON.parse(found.value) as LedgerState).ledger;
+}
+
+/**
+ * Lets the projection catch up. A ledger that does not answer holds up only a first start: later the server comes up without it,
+ * refuses what it cannot decide freshly, and goes on pulling. Throws LEDGER_OTHER where the rows or the channel are of another
+ * ledger than the pinned one, LEDGER_NOT_FOUNDED where it is none yet.
+ */
+export async function startProjection(parts: {
+  database: Database;
+  projection: Projection;
+  ledgerId: string;
+  /** Settles with the first failure that the projection waits out instead of ending with it. */
+  heldUp: Promise<unknown>;
+  onError(error: Error): void;
+}): Promise<void> {
+  const { database, projection, ledgerId, heldUp } = parts;
+  const other = (found: string): CodedError => new CodedError('LEDGER_OTHER', { diagnostics: `Here: ${found}; named: ${ledgerId}.` });
+  const before = await projectedLedgerId(database);
+  if (before !== undefined && before !== ledgerId) throw other(before);
+  let failure: unknown;
+  try {
+    failure = await Promise.race([projection.start(), heldUp]);
+  } catch (error) {
+    failure = error;
+  }
+  const now = await projectedLedgerId(database);
+  if (now !== undefined && now !== ledgerId) throw other(now);
+  if (failure === undefined) {
+    if (now === undefined) throw new CodedError('LEDGER_NOT_FOUNDED');
+    return;
+  }
+  if (now === undefined || !WAITED_OUT.has(codeOf(failure) ?? '')) throw failure;
+  parts.onError(failure as Error);
+}
+
+/** What ends without us: a network that comes back, a definition that is approved. */
+const WAITED_OUT: ReadonlySet<string> = new Set(['LEDGER_UNAVAILABLE', 'LEDGER_UNKNOWN', 'LEDGER_DEFINITION']);
