@@ -20,10 +20,10 @@ import { createHttpApp, safeError } from './http/app.ts';
 import { createHealth } from './http/health.ts';
 import { createHttpServer } from './http/server.ts';
 import { newId } from './ids.ts';
-import { checkProjection } from './ledger/self-check.ts';
 import { ensureInstitution } from './membership/institution.ts';
 import { createMembership } from './membership/members.ts';
 import { createMetrics } from './observe/metrics.ts';
+import { createGatheredReads } from './store/gathered-reads.ts';
 import { sql } from './store/sql.ts';
 import { VERSION } from './version.ts';
 
@@ -61,6 +61,8 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
     const carrier = { outbox, projected };
     await ensureInstitution({ database, ledger, custodian, msp: core.msp, projected });
     const membership = createMembership({ ...carrier, database, rows, custodian, ledgerId });
+    const reads = createGatheredReads({ url: database.url, onError: core.onError });
+    closers.push(() => reads.close());
     const audit = createAuditLog({ database, rows, onError: core.onError });
     closers.push(() => audit.close());
     const anchoring = createAnchoring({
@@ -111,11 +113,13 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
     const metrics = createMetrics({
       outboxDepth: () => outbox.stats(),
       queueDepth: () => core.queue.depth(),
-      ledger: async () => ({
-        height: await ledger.height(),
-        projected: await projection.height(),
-        ageMs: (await projection.freshness(maxStalenessMs)).ageMs,
-      }),
+      ledgerKind: ledger.kind,
+      ledgerHeight: () => ledger.height(),
+      ledgerPeers: () => core.peers,
+      projection: async () => {
+        const { height, ageMs } = await projection.freshness(maxStalenessMs);
+        return { height, ageMs };
+      },
       configHash: settings.config.hash,
     });
     core.observe(metrics);
@@ -124,6 +128,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
     const facade = createFacade(
       {
         database,
+        reads,
         rows,
         sealer: core.sealer,
         blobs: core.blobs,
@@ -193,10 +198,9 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       audited: (operation, outcome) =>
         audit.record({ interaction: 'operation', actor: undefined, requestId: newId('req'), outcome, patients: [], query: operation }),
     });
-    const { tipFile } = core;
-    if (serve && tipFile !== undefined) {
+    if (serve) {
       // Nobody watches the rows that every answer rests on but this, between two runs of `ledger verify`.
-      const work = () => checkProjection({ database, tipFile, signal: core.stopping, onAlarm: core.onLedgerAlarm });
+      const work = () => core.checkProjection({ signal: core.stopping, onAlarm: core.onLedgerAlarm });
       const checker = createSchedule({ name: 'projection check', everyMs: 3_600_000, work, log });
       closers.push(() => checker.close());
     }

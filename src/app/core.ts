@@ -5,6 +5,7 @@ import type { Settings } from '../cli/settings.ts';
 import { parseDurationMs } from '../config/schema.ts';
 import { CodedError, codeOf } from '../errors.ts';
 import { safeError } from '../http/app.ts';
+import type { FabricEvent } from '../ledger/fabric/fabric-ledger.ts';
 import { createProjection } from '../ledger/projection.ts';
 import type { Alarm } from '../ledger/projection-alarms.ts';
 import type { Metrics } from '../observe/metrics.ts';
@@ -70,6 +71,16 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
     if (stopping.signal.aborted) return;
     log.warn({ code: codeOf(error) ?? (error as { code?: string }).code ?? error.name }, 'a connection or job failed; it is tried again');
   };
+  const peers = new Map<string, boolean>();
+  const onLedgerEvent = (event: FabricEvent): void => {
+    if (event.kind === 'breaker') {
+      peers.set(event.peer, event.state === 'closed');
+      log.warn(event, event.state === 'open' ? 'a peer does not answer and is left alone for a while' : 'a peer answers again');
+    } else if (event.kind === 'endorsers-disagree' && event.givenUp) {
+      log.error(event, 'LEDGER ALARM: endorsers disagree');
+      metrics?.onAlarm(event.kind);
+    } else log.debug('error' in event ? { ...event, error: safeError(event.error) } : event, 'ledger');
+  };
   const onLedgerAlarm = (alarm: Alarm): void => {
     log.error(alarm, 'LEDGER ALARM');
     metrics?.onAlarm(alarm.kind);
@@ -106,9 +117,10 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
         : await createPostgresQueue({ url, onError });
     closers.push(() => queue.close());
 
-    const opened = await openLedger({ server, tipFile: join(data, 'ledger-tip'), database, custodian, onError });
+    const opened = await openLedger({ server, tipFile: join(data, 'ledger-tip'), database, custodian, onError, onEvent: onLedgerEvent });
     const { ledger, ledgerId, msp, definitions } = opened;
     closers.push(() => ledger.close());
+    for (const peer of opened.peers) peers.set(peer, true);
     let holdUp = (_error: Error): void => {};
     const heldUp = new Promise<Error>((resolve) => (holdUp = resolve));
     const projection = createProjection({
@@ -230,7 +242,10 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       queue,
       ledger,
       ledgerId,
-      tipFile: opened.tipFile,
+      verifyLedger: opened.verify,
+      checkProjection: opened.check,
+      /** Peers that the ledger is reached by, and whether each is asked at present. */
+      peers,
       msp,
       onError,
       onLedgerAlarm,

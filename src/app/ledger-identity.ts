@@ -2,7 +2,6 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Settings } from '../cli/settings.ts';
 import { CodedError } from '../errors.ts';
-import type { FabricConnection } from '../ledger/fabric/connection.ts';
 import { createFabricLedger } from '../ledger/fabric/fabric-ledger.ts';
 import { type Founded, foundChannel } from '../ledger/founding.ts';
 import { type JoinFile, makeJoinFile } from '../membership/joining.ts';
@@ -13,9 +12,9 @@ import { institutionId } from './institution-id.ts';
 
 /** `oncobridge ledger found`: makes this institution the founder of the channel's ledger, once. */
 export async function foundFabricLedger(settings: Settings): Promise<Founded & { isNew: boolean }> {
-  const { connection, pinned } = fabricOf(settings);
+  const { connection, pinned } = fabricConnection(settings.config.server);
   return withCustodian(settings, async (custodian) => {
-    const ledger = await createFabricLedger({ connection, ledgerId: pinned ?? '', onError: () => {} });
+    const ledger = await createFabricLedger({ connection, ledgerId: pinned ?? '' });
     try {
       const keys = await custodian.institutionKeys();
       const { institution, msp } = connection;
@@ -31,17 +30,9 @@ export async function foundFabricLedger(settings: Settings): Promise<Founded & {
 
 /** `oncobridge ledger join`: the newcomer's signed statement, for which the network is not needed. */
 export async function joinFabricLedger(settings: Settings): Promise<JoinFile> {
-  const { connection, pinned } = fabricOf(settings);
+  const { connection, pinned } = fabricConnection(settings.config.server);
   if (pinned === undefined) throw new CodedError('LEDGER_UNPINNED');
   return withCustodian(settings, (custodian) => makeJoinFile({ custodian, ledgerId: pinned, msp: connection.msp }));
-}
-
-function fabricOf(settings: Settings): { connection: FabricConnection; pinned: string | undefined } {
-  const connection = fabricConnection(settings.config.server);
-  const { ledger } = settings.config.server;
-  if (connection === undefined || ledger.kind !== 'fabric')
-    throw new CodedError('BAD_REQUEST', { diagnostics: 'The embedded ledger is founded at its first start, and nobody joins it.' });
-  return { connection, pinned: ledger.id };
 }
 
 /** Before the institution stands on the ledger no server runs, so its keys are opened here. */

@@ -5,13 +5,19 @@ import type { LedgerState } from '../ledger/contract/state.ts';
 import { createDefinitionGuard, type DefinitionGuard } from '../ledger/definition-guard.ts';
 import { createEmbeddedLedger } from '../ledger/embedded/embedded-ledger.ts';
 import { foundLedger } from '../ledger/embedded/first-start.ts';
+import type { FabricEvent } from '../ledger/fabric/fabric-ledger.ts';
 import type { Ledger } from '../ledger/ledger.ts';
 import type { Projection } from '../ledger/projection.ts';
+import type { Alarm } from '../ledger/projection-alarms.ts';
 import { projectedState } from '../ledger/projection-state.ts';
+import { checkChannelProjection, checkProjection } from '../ledger/self-check.ts';
+import { type VerifyReport, verifyLedger } from '../ledger/verify.ts';
+import { verifyChannel } from '../ledger/verify-channel.ts';
 import type { Database } from '../store/database.ts';
 import type { Custodian } from '../vault/custodian.ts';
 import { fabricConnection } from './fabric-connection.ts';
 
+/** The ledger that the configuration names, with all that differs by its kind: nobody else asks which it is. */
 export interface OpenedLedger {
   ledger: Ledger;
   ledgerId: string;
@@ -19,45 +25,72 @@ export interface OpenedLedger {
   /** Batches written at once. */
   concurrency: number;
   definitions?: DefinitionGuard;
-  /** Of the embedded ledger: outside the database, what receipts were handed out. */
-  tipFile?: string;
+  /** Peers that it is reached by; none of the embedded one. */
+  peers: readonly string[];
+  /** Runs everything again and compares. */
+  verify(): Promise<VerifyReport>;
+  /** The cheap part of it, for the running server; raises the alarm itself. */
+  check(options: { signal: AbortSignal; onAlarm(alarm: Alarm): void }): Promise<unknown>;
 }
 
-/** The ledger that the configuration names. The embedded one is founded here, at its first start; a Fabric channel's by a command. */
-export async function openLedger(parts: {
+interface LedgerParts {
   server: ServerConfig;
   tipFile: string;
   database: Database;
   custodian: Custodian;
   onError(error: Error): void;
-}): Promise<OpenedLedger> {
-  const { server, tipFile, database, custodian, onError } = parts;
+  onEvent(event: FabricEvent): void;
+}
+
+/** The embedded one is founded here, at its first start; a Fabric channel's by a command. LEDGER_UNPINNED where none is named. */
+export async function openLedger(parts: LedgerParts): Promise<OpenedLedger> {
+  return parts.server.ledger.kind === 'embedded' ? openEmbedded(parts) : openFabric(parts);
+}
+
+async function openEmbedded({ tipFile, database, custodian, onError }: LedgerParts): Promise<OpenedLedger> {
   const { institution } = custodian;
-  const connection = fabricConnection(server);
-  if (connection === undefined) {
-    const { signing, encryption } = await custodian.institutionKeys();
-    const msp = `${institution}-msp`;
-    const sign = (bytes: Uint8Array): Promise<Uint8Array> => custodian.signBytes(bytes);
-    const ledger = await createEmbeddedLedger({ database, tipFile, institution, msp, publicKey: signing, sign, onError });
-    try {
-      const signAsInstitution = (typ: string, payload: string): Promise<string> => custodian.signAsInstitution(typ, payload);
-      await foundLedger({ ledger, institution, msp, keys: { signing, encryption }, signAsInstitution });
-      const { ledgerId } = await ledger.info();
+  const { signing, encryption } = await custodian.institutionKeys();
+  const msp = `${institution}-msp`;
+  const sign = (bytes: Uint8Array): Promise<Uint8Array> => custodian.signBytes(bytes);
+  const ledger = await createEmbeddedLedger({ database, tipFile, institution, msp, publicKey: signing, sign, onError });
+  try {
+    const signAsInstitution = (typ: string, payload: string): Promise<string> => custodian.signAsInstitution(typ, payload);
+    await foundLedger({ ledger, institution, msp, keys: { signing, encryption }, signAsInstitution });
+    const { ledgerId } = await ledger.info();
+    return {
+      ledger,
+      ledgerId,
+      msp,
       // What is submitted at once shares a block: its signature, its commit and its line in the tip file.
-      return { ledger, ledgerId, msp, concurrency: 8, tipFile };
-    } catch (error) {
-      await ledger.close();
-      throw error;
-    }
+      concurrency: 8,
+      peers: [],
+      verify: () => verifyLedger({ database, tipFile }),
+      check: (options) => checkProjection({ database, tipFile, ...options }),
+    };
+  } catch (error) {
+    await ledger.close();
+    throw error;
   }
-  const ledgerId = server.ledger.kind === 'fabric' ? server.ledger.id : undefined;
-  if (ledgerId === undefined) throw new CodedError('LEDGER_UNPINNED');
+}
+
+async function openFabric({ server, database, onEvent }: LedgerParts): Promise<OpenedLedger> {
+  const { connection, pinned } = fabricConnection(server);
+  if (pinned === undefined) throw new CodedError('LEDGER_UNPINNED');
   // Only now: gRPC and its messages take their time to load.
   const { createFabricLedger } = await import('../ledger/fabric/fabric-ledger.ts');
-  const ledger = await createFabricLedger({ connection, ledgerId, state: projectedState(database), onError });
-  const { msp, chaincode } = connection;
-  // A block takes a batch timeout to come, so that a network that is idle wants many under way.
-  return { ledger, ledgerId, msp, concurrency: 16, definitions: createDefinitionGuard({ msp, chaincode, ledger }) };
+  const ledger = await createFabricLedger({ connection, ledgerId: pinned, state: projectedState(database), onEvent });
+  const { msp, chaincode, institution } = connection;
+  return {
+    ledger,
+    ledgerId: pinned,
+    msp,
+    // A batch waits for its block: many under way fill one.
+    concurrency: 16,
+    definitions: createDefinitionGuard({ msp, chaincode, ledger }),
+    peers: connection.peers.map((peer) => peer.name),
+    verify: () => verifyChannel({ database, ledger, institution, msp }),
+    check: (options) => checkChannelProjection({ database, ledger, institution, msp, ...options }),
+  };
 }
 
 /** What the projected rows say of the ledger they follow. */

@@ -4,10 +4,10 @@ import type { Operations, PullReport } from '../cli/operations.ts';
 import { verifyResult } from '../cli/verify-result.ts';
 import { CodedError } from '../errors.ts';
 import { isId } from '../ids.ts';
-import { verifyLedger } from '../ledger/verify.ts';
 import { cosignJoinFile, submitJoinFile } from '../membership/joining.ts';
 import type { Membership } from '../membership/members.ts';
 import type { Metrics } from '../observe/metrics.ts';
+import { within } from '../observe/within.ts';
 import type { PullProgress } from '../pipeline/pull.ts';
 import { normaliseIdentifier } from '../records/patient-identity.ts';
 import { isReason } from '../records/reasons.ts';
@@ -16,7 +16,6 @@ import { sql } from '../store/sql.ts';
 import { listStreams } from '../store/streams.ts';
 import { VERSION } from '../version.ts';
 import type { Core } from './core.ts';
-import { within } from './within.ts';
 
 /** What commands and the demo can ask for, over the built parts. */
 export function createOperations(parts: {
@@ -115,6 +114,7 @@ export function createOperations(parts: {
           fresh: freshness.fresh,
           ageSeconds: freshness.ageMs === null ? null : Math.round(freshness.ageMs / 1000),
           alarms: alarms[0]?.count ?? 0,
+          peers: [...core.peers].map(([name, isAsked]) => ({ name, state: isAsked ? 'closed' : 'open' })),
         },
         streams: streams.map((row) => ({
           source: row.source,
@@ -154,7 +154,7 @@ export function createOperations(parts: {
       ];
       return { ok: problems.length === 0, anchors, events, problems };
     },
-    verify: async () => verifyResult(await verifyLedger({ database, tipFile: core.tipFile ?? '' })),
+    verify: async () => verifyResult(await core.verifyLedger()),
     ledgerCosign: ({ file, thumbprint }) => cosignJoinFile({ custodian: core.custodian, ledgerId: core.ledgerId }, file, thumbprint),
     async ledgerSubmit({ file }) {
       const { txId, block } = await submitJoinFile({ ledger, ledgerId: core.ledgerId }, file);

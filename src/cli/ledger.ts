@@ -1,4 +1,3 @@
-import { join } from 'node:path';
 import type { Command } from 'commander';
 import { findServer, remoteOperations } from './control-client.ts';
 import { addJoiningCommands } from './ledger-joining.ts';
@@ -25,25 +24,13 @@ export function addLedgerCommand(program: Command): void {
 }
 
 /**
- * In the running server where one runs; else over the database alone, for a ledger that was tampered with may keep a server
- * from starting, and that is when it must be asked.
+ * In the running server where one runs; else over the database (and on Fabric the peers) alone, for a ledger that was tampered
+ * with may keep a server from starting, and that is when it must be asked.
  */
 async function verify(command: Command): Promise<VerifyResult> {
   const settings = await readSettings(command.optsWithGlobals<GlobalOptions>().config);
   const server = await findServer(controlFile(settings.data));
   if (server !== undefined) return remoteOperations(server).verify({});
-  const [{ createDatabase }, { createEmbeddedPostgres }, { verifyLedger }] = await Promise.all([
-    import('../store/database.ts'),
-    import('../store/embedded-postgres.ts'),
-    import('../ledger/verify.ts'),
-  ]);
-  const { database: place } = settings.config.server;
-  const postgres = place.kind === 'embedded' ? await createEmbeddedPostgres({ directory: join(settings.data, 'postgres') }) : undefined;
-  const database = createDatabase({ url: postgres?.url ?? (place.kind === 'postgres' ? place.url : ''), maxConnections: 2 });
-  try {
-    return verifyResult(await verifyLedger({ database, tipFile: join(settings.data, 'ledger-tip') }));
-  } finally {
-    await database.close();
-    await postgres?.stop();
-  }
+  const { verifyAlone } = await import('../app/verify-alone.ts');
+  return verifyResult(await verifyAlone(settings));
 }

@@ -57,6 +57,8 @@ export interface StatusReport {
     /** Of the newest own transaction that came back. */
     ageSeconds: number | null;
     alarms: number;
+    /** Of the own organisation on Fabric, by breaker: one that is open is not asked at present. */
+    peers: readonly { name: string; state: string }[];
   };
   streams: readonly { source: string; stream: string; running: boolean; lastSuccess: string | null; lastError: string | null }[];
   records: Record<string, number>;

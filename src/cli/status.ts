@@ -19,6 +19,9 @@ function statusText(status: StatusReport): string {
     `oncobridge ${status.version}, ${status.institution}, config ${status.configHash.slice(0, 12)}`,
     `database  ${status.database}`,
     `ledger    ${ledger.kind}: ${!ledger.reachable ? 'DOES NOT ANSWER' : `${ledger.nodes} node${ledger.nodes === 1 ? '' : 's'}, ${ledger.consensus}; height ${ledger.height}`}, projected ${ledger.projected}, ${ledger.fresh ? 'fresh' : 'STALE'}${ledger.ageSeconds === null ? '' : ` (${ledger.ageSeconds} s)`}, ${ledger.alarms} alarms`,
+    ...(ledger.peers.length === 0
+      ? []
+      : [`peers     ${ledger.peers.map(({ name, state }) => `${name} ${state === 'closed' ? 'in use' : 'DOES NOT ANSWER'}`).join(', ')}`]),
     `outbox    ${outbox.depth} unsettled, oldest ${Math.round(outbox.oldestSeconds)} s`,
     `queue     ${queue.waiting} waiting, ${queue.active} active, ${queue.delayed} delayed, ${queue.failed} failed`,
     `documents ${status.documents}`,

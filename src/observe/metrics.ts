@@ -1,4 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { within } from './within.ts';
 
 /** What is measured of every part; names and labels hold no patient, no id and no URL. */
 export interface Metrics {
@@ -15,9 +16,17 @@ export interface Metrics {
 export interface Readings {
   outboxDepth(): Promise<{ depth: number; oldestSeconds: number }>;
   queueDepth(): Promise<{ waiting: number; active: number; delayed: number; failed: number }>;
-  ledger(): Promise<{ height: number; projected: number; ageMs: number | null }>;
+  ledgerKind: string;
+  ledgerHeight(): Promise<number>;
+  /** By name; false: its breaker is open, and it is not asked. */
+  ledgerPeers(): ReadonlyMap<string, boolean>;
+  /** What needs no ledger to answer. */
+  projection(): Promise<{ height: number; ageMs: number | null }>;
   configHash: string;
 }
+
+/** A ledger that hangs must not let the scrape run into its own limit. */
+const READ_MS = 3000;
 
 export function createMetrics(readings: Readings): Metrics {
   const registry = new Registry();
@@ -51,19 +60,33 @@ export function createMetrics(readings: Readings): Metrics {
       registers,
       async collect() {
         // A part that is away must not hide the others' readings.
-        this.set(await read().catch(() => Number.NaN));
+        this.set(await within(READ_MS, read()).catch(() => Number.NaN));
       },
     });
   gauge('oncobridge_outbox_depth', 'Outbox rows not settled', async () => (await readings.outboxDepth()).depth);
   gauge('oncobridge_outbox_oldest_seconds', 'Age of the oldest unsettled row', async () => (await readings.outboxDepth()).oldestSeconds);
   gauge('oncobridge_queue_waiting', 'Jobs waiting', async () => (await readings.queueDepth()).waiting);
   gauge('oncobridge_queue_failed', 'Jobs failed', async () => (await readings.queueDepth()).failed);
-  gauge('oncobridge_ledger_height', 'Blocks on the ledger', async () => (await readings.ledger()).height);
-  gauge('oncobridge_ledger_projected', 'Blocks applied to the projection', async () => (await readings.ledger()).projected);
+  gauge('oncobridge_ledger_height', 'Blocks on the ledger', () => readings.ledgerHeight());
+  gauge('oncobridge_ledger_projected', 'Blocks applied to the projection', async () => (await readings.projection()).height);
   gauge('oncobridge_ledger_view_age_seconds', 'Age of the newest own transaction that came back', async () => {
-    const { ageMs } = await readings.ledger();
+    const { ageMs } = await readings.projection();
     return ageMs === null ? Number.NaN : ageMs / 1000;
   });
+  new Gauge({ name: 'oncobridge_ledger_info', help: 'Kind of ledger', labelNames: ['kind'] as const, registers }).set(
+    { kind: readings.ledgerKind },
+    1,
+  );
+  const peers: Gauge = new Gauge({
+    name: 'oncobridge_ledger_peer_up',
+    help: 'Peers of the own organisation; 0 while the breaker of one is open',
+    labelNames: ['peer'] as const,
+    registers: [],
+    collect() {
+      for (const [peer, isAsked] of readings.ledgerPeers()) peers.set({ peer }, isAsked ? 1 : 0);
+    },
+  });
+  registry.registerMetric(peers);
   new Gauge({ name: 'oncobridge_config_info', help: 'Hash of the running configuration', labelNames: ['hash'] as const, registers }).set(
     { hash: readings.configHash },
     1,

@@ -6,7 +6,6 @@
 import type { Truth } from '../../simulator/truth.ts';
 import { createCore } from '../../src/app/core.ts';
 import { readSettings } from '../../src/cli/settings.ts';
-import { verifyLedger } from '../../src/ledger/verify.ts';
 import { compareWithTruth } from './truth-comparison.ts';
 import { settled } from './world.ts';
 
@@ -56,7 +55,7 @@ async function obey(order: Order): Promise<void> {
       return tell({ is: 'compared', problems: await compareWithTruth(core, order.truth) });
     case 'audit': {
       const report = await core.reconcile.reconcile();
-      const { problems, blocks } = await verifyLedger({ database: core.database, tipFile: core.tipFile });
+      const { problems, blocks } = await core.verifyLedger();
       return tell({
         is: 'audited',
         differences: report.differences.map((one) => JSON.stringify(one)),

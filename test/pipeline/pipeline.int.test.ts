@@ -4,7 +4,6 @@ import type { Bundle } from 'fhir/r4.js';
 import { PEOPLE } from '../../simulator/stories/people.ts';
 import type { StepName } from '../../simulator/stories/steps.ts';
 import type { RawRecord, Source } from '../../src/adapters/source.ts';
-import { verifyLedger } from '../../src/ledger/verify.ts';
 import type { ConfiguredSource, PullProgress } from '../../src/pipeline/pull.ts';
 import { openRecord } from '../../src/pipeline/record-seal.ts';
 import type { Manifest } from '../../src/records/model.ts';
@@ -244,7 +243,7 @@ describe('the pipeline against the simulator', () => {
 
   test('after all of it: reconcile finds nothing, the ledger verifies, nothing waits', async () => {
     assert.deepEqual((await world.core.reconcile.reconcile()).differences, []);
-    const { ok, problems } = await verifyLedger({ database: world.core.database, tipFile: world.core.tipFile });
+    const { ok, problems } = await world.core.verifyLedger();
     assert.deepEqual(problems, []);
     assert(ok);
     assert.equal((await world.core.outbox.stats()).depth, 0);
