@@ -70,6 +70,19 @@ export class HeldValues {
       },
     };
   }
+  /** Fetches in one query which of these keys are not held, for transactions that will read them. */
+  async fetch(on: Sql, keys: readonly string[]): Promise<void> {
+    // PostgreSQL would refuse a name with U+0000 in it; a forged one must not stop us.
+    const wanted = keys.filter((key) => !this.#held.has(key) && !key.includes('\0'));
+    if (wanted.length === 0) return;
+    const rows = await on.query<{ key: string; value: string | null; block: number; tx: number }>(sql`
+      select distinct on (key) key, value, block, tx from projection.state where key = any(${wanted}::text[]) order by key, block desc, tx desc`);
+    const found = new Map(rows.map((row) => [row.key, row]));
+    for (const key of wanted) {
+      const row = found.get(key);
+      this.#hold(key, row === undefined || row.value === null ? undefined : { value: row.value, version: [row.block, row.tx] });
+    }
+  }
   /** After the block's transaction has committed. */
   applied(overlay: Overlay): void {
     for (const [key, { value, version }] of overlay.writes) {

@@ -67,6 +67,11 @@ const TABLES =
 
 type Applied = 'applied' | 'known' | 'gap';
 
+/** Keys that a block's transactions read, as far as that is plain: who enrols a patient looks whether there is one. */
+function likelyRead(block: Block): string[] {
+  return block.transactions.flatMap(({ writes }) => [...writes.keys()].filter((key) => key.startsWith('pat/') && key.endsWith('/core')));
+}
+
 export function createProjection(options: ProjectionOptions): Projection {
   const { database, ledger, institution } = options;
   const now = options.now ?? (() => new Date());
@@ -116,6 +121,7 @@ export function createProjection(options: ProjectionOptions): Projection {
         throw new CodedError('LEDGER_CORRUPT', { diagnostics: `Block ${block.number}.` });
       await options.definitions?.admit(tx, block);
       denied ??= await loadDenied(tx);
+      await held.fetch(tx, likelyRead(block));
       const { replayed, overlay } = await replayBlock(held.over(projectedState(tx)), block);
       for (const { agrees, keys, transaction } of replayed) {
         applied.push({ txId: transaction.txId, name: transaction.name, validation: transaction.validation, agrees });

@@ -1,9 +1,9 @@
 import { CodedError, codeOf } from '../errors.ts';
-import { newId } from '../ids.ts';
-import type { Ledger, Receipt } from '../ledger/ledger.ts';
+import type { EndorsedTransaction, Ledger, Receipt } from '../ledger/ledger.ts';
 import type { JobQueue, JobWorker } from '../queue/queue.ts';
-import type { Database, Sql } from '../store/database.ts';
+import type { Database } from '../store/database.ts';
 import { sql } from '../store/sql.ts';
+import { type Batch, createBatchJournal, type Ended, type ItemRow, type Verdict } from './batch-journal.ts';
 import { BATCHED, entriesOf, joinArguments, readRefusals } from './document-batch.ts';
 import { SETTLED_CHANNEL, WAKE_CHANNEL } from './postgres-outbox.ts';
 
@@ -11,7 +11,7 @@ export interface LedgerWriterOptions {
   database: Database;
   queue: JobQueue;
   ledger: Pick<Ledger, 'endorse' | 'submit' | 'status'>;
-  /** Batches written at once. */
+  /** Jobs worked at once. */
   concurrency?: number;
   /** Waits between status and resubmission of an unknown outcome, within one attempt of the job. */
   unknownWaitMs?: number;
@@ -29,196 +29,203 @@ export interface SettledRow {
   errorCode?: string;
 }
 
-interface BatchRow {
-  id: string;
-  state: string;
-  transaction: string;
-  priority: number;
-  conflicts: number;
-  tx_id: string | null;
-  bytes: Buffer | null;
-}
-interface ItemRow {
-  id: string;
-  args: string[];
-  patient: string | null;
-}
-/** A row's end. */
-interface Verdict {
-  id: string;
-  state: 'committed' | 'rejected';
-  errorCode: string | null;
-}
+/** What came of endorsing or sending: `sent` tells which of the two failed. */
+type Try = { receipt: Receipt } | { error: unknown; sent: boolean };
 
 /** Asked and sent again so often within one attempt; then the queue's backoff takes over. */
 const UNKNOWN_TRIES = 3;
+/** So long the answers that came wait for those that have not, to be written together. */
+const TOGETHER_MS = 500;
 /** Endorsed anew so often within one attempt. */
 const CONFLICT_TRIES = 5;
 
 /**
- * The worker: brings one batch to the ledger, exactly once whatever dies when. The signed bytes are journaled before they
- * are sent; an outcome that is not known is asked for and the *same* bytes are sent again, never new ones; only a definite
- * "invalid" is endorsed anew (queue-and-reliability.md section 8).
+ * The worker: brings the batches of a job to the ledger, each exactly once whatever dies when. The signed bytes are journaled
+ * before they are sent; an outcome that is not known is asked for and the *same* bytes are sent again, never new ones; only a
+ * definite "invalid" is endorsed anew (queue-and-reliability.md section 8). Batches of one job are endorsed and sent beside each
+ * other, so that they share a block, and written in one statement a step; whichever does not come through goes on alone.
  */
 export async function createLedgerWriter(options: LedgerWriterOptions): Promise<{ close(): Promise<void> }> {
   const { database, queue, ledger } = options;
   const onError = options.onError ?? (() => {});
   const onSettled = options.onSettled ?? (() => {});
   const unknownWaitMs = options.unknownWaitMs ?? 200;
+  const journal = createBatchJournal(database);
 
-  async function write(id: string): Promise<void> {
+  async function work(job: string): Promise<void> {
+    const batches = await journal.ofJob(job);
+    const fresh: Batch[] = [];
+    const left: { batch: Batch; problem?: Try }[] = [];
+    for (const batch of batches) {
+      // Journaled by an earlier run: it may have been sent, and is asked for first.
+      if (batch.bytes === null && batch.rows.length > 0) fresh.push(batch);
+      else left.push({ batch });
+    }
+    left.push(...(await bringTogether(fresh)));
+    const ends = await Promise.allSettled(left.map(({ batch, problem }) => write(batch, problem)));
+    const errors = ends.flatMap((end) => (end.status === 'rejected' ? [end.reason as unknown] : []));
+    // The attempt fails with what is worth another one, if there is such.
+    if (errors.length > 0) throw errors.find((error) => codeOf(error) !== 'LEDGER_REFUSED') ?? errors[0];
+  }
+
+  /** Endorses, journals, sends and settles all at once. Returns those that did not get that far, with what stopped them. */
+  async function bringTogether(batches: readonly Batch[]): Promise<{ batch: Batch; problem?: Try }[]> {
+    if (batches.length === 0) return [];
+    const left: { batch: Batch; problem?: Try }[] = [];
+    const endorsed: (EndorsedTransaction & { of: Batch; batch: string })[] = [];
+    await Promise.all(
+      batches.map(async (batch) => {
+        try {
+          endorsed.push({ ...(await endorse(batch)), of: batch, batch: batch.id });
+        } catch (error) {
+          left.push({ batch, problem: { error, sent: false } });
+        }
+      }),
+    );
+    const signed = await journal.sign(endorsed);
+    const committed: { batch: Batch; receipt: Receipt }[] = [];
+    const all = Promise.all(
+      endorsed.map(async ({ of: batch, txId, bytes }) => {
+        if (!signed.has(batch.id)) {
+          left.push({ batch });
+          return;
+        }
+        batch.tx_id = txId;
+        batch.bytes = Buffer.from(bytes);
+        try {
+          committed.push({ batch, receipt: await ledger.submit(batch.bytes) });
+        } catch (error) {
+          left.push({ batch, problem: { error, sent: true } });
+        }
+      }),
+    );
+    // One whose answer takes long holds up the settlement of none of the others.
+    let patience: NodeJS.Timeout | undefined;
+    await Promise.race([all, new Promise((late) => (patience = setTimeout(late, TOGETHER_MS)))]);
+    clearTimeout(patience);
+    await settle(committed.splice(0));
+    await all;
+    await settle(committed);
+    return left;
+  }
+
+  /** One batch by itself; its failure is written down. */
+  async function write(batch: Batch, problem?: Try): Promise<void> {
     try {
-      await bring(id);
+      await bring(batch, problem);
     } catch (error) {
-      // The failure is written to our own table: the queue's retention must not be its only home.
-      const code = codeOf(error) ?? 'INTERNAL';
-      await database.query(sql`update outbox_batch set error_code = ${code} where id = ${id} and settled_at is null`).catch(onError);
+      await journal.failed(batch.id, codeOf(error) ?? 'INTERNAL').catch(onError);
       onError(error as Error);
       throw error;
     }
   }
 
-  async function bring(id: string): Promise<void> {
+  /** `met`: what the try that has just been made came to. */
+  async function bring(first: Batch, met: Try | undefined): Promise<void> {
+    const { id } = first;
+    let batch: Batch | undefined = first;
+    let tried = met;
     let unknown = 0;
     let conflicts = 0;
-    let resumed = true;
     for (;;) {
-      const batch = await readBatch(id);
       // Settled by another run of the same job, split, or of a database that has been restored.
-      if (batch === undefined || !['claimed', 'enqueued', 'inflight', 'failed'].includes(batch.state)) return;
-      const rows = await database.query<ItemRow>(sql`select id, args, patient from outbox where batch = ${id} order by position`);
-      if (rows.length === 0) return await drop(id);
-
-      if (batch.bytes === null || batch.tx_id === null) {
-        resumed = false;
-        const endorsed = await endorse(batch, rows);
-        if (endorsed === 'settled') return;
-        if (!(await journal(id, endorsed))) continue;
-        batch.tx_id = endorsed.txId;
-        batch.bytes = Buffer.from(endorsed.bytes);
-      }
-      // Journaled by an earlier run: it may have been sent. Asking is cheap, and settles what was committed.
-      const known = resumed ? await ledger.status(batch.tx_id) : undefined;
-      if (known !== undefined) return await settle(batch, rows, known);
-      resumed = true;
-      try {
-        return await settle(batch, rows, await ledger.submit(batch.bytes));
-      } catch (error) {
+      if (batch === undefined) return;
+      if (batch.rows.length === 0) return await journal.drop(id);
+      const result = tried ?? (await attempt(batch));
+      tried = undefined;
+      // Another run's bytes count, which are in the journal now.
+      if (result !== 'overtaken') {
+        if ('receipt' in result) return await settle([{ batch, receipt: result.receipt }]);
+        const { error, sent } = result;
         const code = codeOf(error);
+        if (code === 'LEDGER_REFUSED') return await refuse(batch, refusalOf(error));
+        // The endorsing peers saw different states: one was behind. Nothing was sent.
+        if (!sent) throw error;
         if (code === 'LEDGER_UNKNOWN' && ++unknown < UNKNOWN_TRIES) {
           await new Promise((done) => setTimeout(done, unknownWaitMs * unknown));
         } else if (code === 'LEDGER_CONFLICT') {
-          if (await onConflict(batch, rows)) return;
+          if (await onConflict(batch)) return;
           if (++conflicts >= CONFLICT_TRIES) throw error;
-        } else if (code === 'LEDGER_REFUSED') {
-          return await refuse(batch, rows, refusalOf(error));
         } else if (code === 'LEDGER_INVALID') {
           // Definitely without effect. A revoke is always endorsed anew; anything else is retried by policy, endorsed anew.
-          await forget(id, batch.tx_id, 0);
+          await journal.forget(id, batch.tx_id ?? '', 0);
           if (batch.priority !== 0 || ++conflicts >= CONFLICT_TRIES) throw error;
-        } else {
-          throw error;
-        }
+        } else throw error;
       }
+      batch = await journal.batch(id);
     }
   }
 
-  async function readBatch(id: string): Promise<BatchRow | undefined> {
-    const [row] = await database.query<BatchRow>(sql`
-      select id, state, transaction, priority, conflicts, tx_id, bytes from outbox_batch where id = ${id}`);
-    return row;
-  }
-
-  async function endorse(
-    batch: BatchRow,
-    rows: readonly ItemRow[],
-  ): Promise<{ txId: string; bytes: Uint8Array; result: string } | 'settled'> {
-    const args = batch.transaction === BATCHED ? joinArguments(rows.map((row) => row.args)) : (rows[0]?.args ?? []);
+  async function attempt(batch: Batch): Promise<Try | 'overtaken'> {
+    let sent = batch.bytes !== null;
     try {
-      return await ledger.endorse({ name: batch.transaction, args });
+      if (batch.bytes === null || batch.tx_id === null) {
+        const endorsed = await endorse(batch);
+        if (!(await journal.sign([{ ...endorsed, batch: batch.id }])).has(batch.id)) return 'overtaken';
+        batch.tx_id = endorsed.txId;
+        batch.bytes = Buffer.from(endorsed.bytes);
+        sent = true;
+      } else {
+        // What stands in the journal may have been sent. Asking is cheap, and settles what was committed.
+        const known = await ledger.status(batch.tx_id);
+        if (known !== undefined) return { receipt: known };
+      }
+      return { receipt: await ledger.submit(batch.bytes) };
     } catch (error) {
-      // The endorsing peers saw different states: one was behind. Nothing was sent.
-      if (codeOf(error) !== 'LEDGER_REFUSED') throw error;
-      await refuse(batch, rows, refusalOf(error));
-      return 'settled';
+      return { error, sent };
     }
   }
 
-  /** True where these bytes are now the batch's; false where another run of the job was first: its bytes count. */
-  async function journal(id: string, endorsed: { txId: string; bytes: Uint8Array; result: string }): Promise<boolean> {
-    const rows = await database.query(sql`
-      with b as (
-        update outbox_batch set state = 'inflight', tx_id = ${endorsed.txId}, bytes = ${Buffer.from(endorsed.bytes)}, result = ${endorsed.result}
-        where id = ${id} and bytes is null and state in ('claimed', 'enqueued', 'inflight', 'failed') returning id),
-      r as (update outbox set state = 'inflight' where batch in (select id from b))
-      select id from b`);
-    return rows.length > 0;
-  }
-
-  /** After a definite verdict of "invalid" the journal is emptied, and only then; `txId` guards against another run. */
-  async function forget(id: string, txId: string, conflicts: number): Promise<void> {
-    await database.query(sql`
-      update outbox_batch set tx_id = null, bytes = null, result = null, conflicts = conflicts + ${conflicts} where id = ${id} and tx_id = ${txId}`);
+  async function endorse(batch: Batch): Promise<EndorsedTransaction> {
+    const args = batch.transaction === BATCHED ? joinArguments(batch.rows.map((row) => row.args)) : (batch.rows[0]?.args ?? []);
+    return ledger.endorse({ name: batch.transaction, args });
   }
 
   /** Endorse anew; at the second conflict of a batch each patient gets a batch of its own. True where it was split. */
-  async function onConflict(batch: BatchRow, rows: readonly ItemRow[]): Promise<boolean> {
-    await forget(batch.id, batch.tx_id ?? '', 1);
+  async function onConflict(batch: Batch): Promise<boolean> {
+    await journal.forget(batch.id, batch.tx_id ?? '', 1);
     if (batch.conflicts + 1 < 2) return false;
-    const byPatient = Map.groupBy(rows, (row) => row.patient ?? '');
+    const byPatient = Map.groupBy(batch.rows, (row) => row.patient ?? '');
     if (byPatient.size < 2) return false;
     await split(batch, [...byPatient.values()]);
     return true;
   }
 
   /** A refusal of the whole: with several rows one bad one must not reject the others, so they go by halves. */
-  async function refuse(batch: BatchRow, rows: readonly ItemRow[], code: string): Promise<void> {
+  async function refuse(batch: Batch, code: string): Promise<void> {
+    const { rows } = batch;
     if (rows.length > 1) {
       const middle = Math.ceil(rows.length / 2);
       await split(batch, [rows.slice(0, middle), rows.slice(middle)]);
       return;
     }
+    await end([{ batch, receipt: undefined, verdicts: rows.map((row) => ({ id: row.id, state: 'rejected', errorCode: code })) }]);
+  }
+
+  async function split(batch: Batch, parts: readonly (readonly ItemRow[])[]): Promise<void> {
+    await journal.split(batch, parts);
+    tell([]);
+  }
+
+  async function settle(committed: readonly { batch: Batch; receipt: Receipt }[]): Promise<void> {
     await end(
-      batch,
-      undefined,
-      rows.map((row) => ({ id: row.id, state: 'rejected', errorCode: code })),
+      await Promise.all(
+        committed.map(async ({ batch, receipt }): Promise<Ended> => {
+          const refusals = batch.transaction === BATCHED ? readRefusals(receipt.result) : new Map<number, string>();
+          const verdicts: Verdict[] = [];
+          for (const [i, row] of batch.rows.entries()) {
+            const refusal = refusals.get(i);
+            const stands = refusal !== undefined && (await standsAlready(row));
+            verdicts.push({
+              id: row.id,
+              state: refusal === undefined || stands ? 'committed' : 'rejected',
+              errorCode: stands ? null : (refusal ?? null),
+            });
+          }
+          return { batch, receipt, verdicts };
+        }),
+      ),
     );
-  }
-
-  async function split(batch: BatchRow, parts: readonly (readonly ItemRow[])[]): Promise<void> {
-    const made = parts.map((rows) => ({ id: newId('batch'), rows }));
-    await database.transaction(async (tx) => {
-      if (!(await lockOpen(tx, batch, 'ours'))) return;
-      await tx.query(sql`update outbox_batch set state = 'split', settled_at = now(), bytes = null where id = ${batch.id}`);
-      for (const one of made) {
-        await tx.query(sql`
-          insert into outbox_batch (id, transaction, priority, check_at) values (${one.id}, ${batch.transaction}, ${batch.priority}, now())`);
-        await tx.query(sql`
-          update outbox o set state = 'claimed', batch = ${one.id}, position = t.position
-          from unnest(${one.rows.map((row) => row.id)}::text[], ${one.rows.map((_, i) => i)}::int[]) as t(id, position) where o.id = t.id`);
-      }
-    });
-    tell(WAKE_CHANNEL, '');
-  }
-
-  /** A batch without rows: nothing to do, whatever led to it. */
-  async function drop(id: string): Promise<void> {
-    await database.query(sql`update outbox_batch set state = 'split', settled_at = now() where id = ${id} and settled_at is null`);
-  }
-
-  async function settle(batch: BatchRow, rows: readonly ItemRow[], receipt: Receipt): Promise<void> {
-    const refusals = batch.transaction === BATCHED ? readRefusals(receipt.result) : new Map<number, string>();
-    const verdicts: Verdict[] = [];
-    for (const [i, row] of rows.entries()) {
-      const refusal = refusals.get(i);
-      const stands = refusal !== undefined && (await standsAlready(row));
-      verdicts.push({
-        id: row.id,
-        state: refusal === undefined || stands ? 'committed' : 'rejected',
-        errorCode: stands ? null : (refusal ?? null),
-      });
-    }
-    await end(batch, receipt, verdicts);
   }
 
   /** Refused now, yet the projection holds this very entry: it was written before (an older database was restored). */
@@ -231,58 +238,30 @@ export async function createLedgerWriter(options: LedgerWriterOptions): Promise<
     return found.length > 0;
   }
 
-  /** Receipt and the rows' ends in one commit. */
-  async function end(batch: BatchRow, receipt: Receipt | undefined, verdicts: readonly Verdict[]): Promise<void> {
-    const state = receipt === undefined ? 'rejected' : 'committed';
-    const single = batch.transaction === BATCHED ? null : (receipt?.result ?? null);
-    const done = await database.transaction(async (tx) => {
-      // A receipt is the truth whoever brings it; a refusal is of what this run endorsed or sent.
-      if (!(await lockOpen(tx, batch, receipt === undefined ? 'ours' : 'any'))) return false;
-      await tx.query(sql`
-        update outbox_batch set state = ${state}, settled_at = now(), block = ${receipt?.block ?? null}, bytes = null,
-          error_code = ${receipt === undefined ? (verdicts[0]?.errorCode ?? null) : null}
-        where id = ${batch.id}`);
-      await tx.query(sql`
-        update outbox o set state = t.state, error_code = t.code, settled_at = now(), tx_id = ${receipt?.txId ?? null}, block = ${receipt?.block ?? null}::bigint, result = ${single}
-        from unnest(${verdicts.map((v) => v.id)}::text[], ${verdicts.map((v) => v.state)}::text[], ${verdicts.map((v) => v.errorCode)}::text[]) as t(id, state, code)
-        where o.id = t.id`);
-      // The ledger answers again: what it left unanswered is due at once, not at the end of its slow retry.
-      if (receipt !== undefined)
-        await tx.query(sql`
-          update outbox_batch set retry_at = now() where state = 'failed' and retry_at > now() and error_code in ('LEDGER_UNAVAILABLE', 'LEDGER_UNKNOWN')`);
-      return true;
-    });
-    if (!done) return;
-    const ids = verdicts.map((v) => v.id);
-    // A notification holds at most 8000 bytes.
-    for (let i = 0; i < ids.length; i += 200) tell(SETTLED_CHANNEL, ids.slice(i, i + 200).join(','));
-    tell(WAKE_CHANNEL, '');
+  async function end(ended: readonly Ended[]): Promise<void> {
+    const here = await journal.end(ended);
+    const rows = ended
+      .filter(({ batch }) => here.has(batch.id))
+      .flatMap(({ batch, verdicts }) => verdicts.map((verdict) => ({ ...verdict, transaction: batch.transaction })));
+    if (rows.length === 0) return;
+    tell(rows.map((row) => row.id));
     onSettled(
-      verdicts.map((v) => ({
-        id: v.id,
-        transaction: batch.transaction,
-        state: v.state,
-        ...(v.errorCode === null ? {} : { errorCode: v.errorCode }),
-      })),
+      rows.map(({ id, transaction, state, errorCode }) => ({ id, transaction, state, ...(errorCode === null ? {} : { errorCode }) })),
     );
   }
 
-  /**
-   * Locks the batch; false where another run has settled it. `ours`: false also where another run of the same job has
-   * journaled bytes of its own meanwhile, which may be committed: to part or refuse the rows then would double or lose them.
-   */
-  async function lockOpen(tx: Sql, batch: BatchRow, journaled: 'ours' | 'any'): Promise<boolean> {
-    const [row] = await tx.query<{ tx_id: string | null; journaled: boolean }>(sql`
-      select tx_id, bytes is not null as journaled from outbox_batch where id = ${batch.id} and settled_at is null for update`);
-    return row !== undefined && (journaled === 'any' || !row.journaled || row.tx_id === batch.tx_id);
+  /** Tells of settled rows and wakes the relay. Lost messages cost a poll interval, so nobody waits for these. */
+  function tell(settled: readonly string[]): void {
+    const said: { channel: string; payload: string }[] = [{ channel: WAKE_CHANNEL, payload: '' }];
+    // A notification holds at most 8000 bytes.
+    for (let i = 0; i < settled.length; i += 200) said.push({ channel: SETTLED_CHANNEL, payload: settled.slice(i, i + 200).join(',') });
+    database
+      .query(sql`
+        select pg_notify(channel, payload) from unnest(${said.map((one) => one.channel)}::text[], ${said.map((one) => one.payload)}::text[]) as t(channel, payload)`)
+      .catch(onError);
   }
 
-  /** Lost messages cost a poll interval, so nobody waits for these. */
-  function tell(channel: string, payload: string): void {
-    database.query(sql`select pg_notify(${channel}, ${payload})`).catch(onError);
-  }
-
-  const worker: JobWorker = await queue.process((job) => write(job.id), { concurrency: options.concurrency ?? 4 });
+  const worker: JobWorker = await queue.process((job) => work(job.id), { concurrency: options.concurrency ?? 4 });
   return { close: () => worker.close(options.closeMs ?? 10_000) };
 }
 

@@ -8,6 +8,8 @@ import { WAKE_CHANNEL } from './postgres-outbox.ts';
 /** Held by a relay for the length of one claim; two relays may overlap while a new version takes over. */
 const CLAIM_LOCK = 0x6f_62_78_31;
 const HOUSEKEEP_MS = 600_000;
+/** Batches that one job carries. */
+const JOB_BATCHES = 16;
 
 export interface RelayOptions {
   database: Database;
@@ -44,12 +46,13 @@ interface PendingRow {
 }
 interface OpenBatch {
   id: string;
+  job: string;
   state: 'claimed' | 'enqueued' | 'inflight' | 'failed';
   priority: number;
 }
 
 /**
- * Takes rows from the outbox into batches and hands each batch to the queue as one job, whose only content is the batch's
+ * Takes rows from the outbox into batches and hands them to the queue, a few to a job, whose only content is the first batch's
  * random id. Starts at once and looks at everything first: the start path is the recovery path. Whatever the queue has
  * lost is added again; whatever it gave up is retried slowly, for ever (queue-and-reliability.md section 7).
  */
@@ -93,10 +96,11 @@ export async function createRelay(options: RelayOptions): Promise<Relay> {
   }
 
   /** Adds the jobs, then marks their batches; where the queue does not answer, the next pass adds them. */
-  async function hand(batches: readonly { id: string; priority: number }[]): Promise<void> {
+  async function hand(batches: readonly { id: string; job: string; priority: number }[]): Promise<void> {
     const names = batches.map((batch) => batch.id);
+    const jobs = new Map(batches.map(({ job, priority }) => [job, priority]));
     try {
-      await queue.add(batches.map(({ id, priority }) => ({ id, data: { batch: id }, priority })));
+      await queue.add([...jobs].map(([job, priority]) => ({ id: job, data: { batch: job }, priority })));
     } catch (error) {
       await database.query(sql`update outbox_batch set check_at = now() where id = any(${names}) and state = 'claimed'`);
       throw error;
@@ -116,47 +120,43 @@ export async function createRelay(options: RelayOptions): Promise<Relay> {
     const due = await database.query<OpenBatch>(sql`
       update outbox_batch set check_at = now() + ${checkMs} * interval '1 ms'
       where (state in ('claimed', 'enqueued', 'inflight') and (check_at <= now() or (${all} and state <> 'claimed')))
-      returning id, state, priority`);
-    const lost: OpenBatch[] = [];
-    for (const batch of due) {
-      if (batch.state === 'claimed') {
-        lost.push(batch);
-        continue;
-      }
-      const job = await queue.state(batch.id);
-      if (job === 'unknown') lost.push(batch);
+      returning id, job, state, priority`);
+    const lost: OpenBatch[] = due.filter((batch) => batch.state === 'claimed');
+    for (const [job, batches] of byJob(due.filter((batch) => batch.state !== 'claimed'))) {
+      const state = await queue.state(job);
+      if (state === 'unknown') lost.push(...batches);
       // The job says done and the batch is not: the database is an older copy, or the queue erred. It runs again.
-      else if (job === 'completed') await queue.retry(batch.id);
-      else if (job === 'failed') await markFailed(batch.id);
+      else if (state === 'completed') await queue.retry(job);
+      else if (state === 'failed') await markFailed(batches.map((batch) => batch.id));
     }
     if (lost.length > 0) await hand(lost);
     const retried = await database.query<OpenBatch>(sql`
       with b as (
         update outbox_batch set state = case when bytes is null then 'enqueued' else 'inflight' end, retry_at = null, check_at = now()
-        where state = 'failed' and retry_at <= now() returning id, state, priority),
+        where state = 'failed' and retry_at <= now() returning id, job, state, priority),
       r as (update outbox o set state = b.state from b where o.batch = b.id and o.state = 'failed')
-      select id, state, priority from b`);
-    for (const batch of retried) {
-      const job = await queue.state(batch.id);
-      if (job === 'failed' || job === 'completed') await queue.retry(batch.id);
-      else if (job === 'unknown') await hand([batch]);
+      select id, job, state, priority from b`);
+    for (const [job, batches] of byJob(retried)) {
+      const state = await queue.state(job);
+      if (state === 'failed' || state === 'completed') await queue.retry(job);
+      else if (state === 'unknown') await hand(batches);
     }
     return lost.length + retried.length;
   }
 
   /** The queue has used up its attempts: from here on our own slow retry, urgent ones sooner. */
-  async function markFailed(id: string): Promise<void> {
+  async function markFailed(ids: readonly string[]): Promise<void> {
     await database.query(sql`
       with b as (
         update outbox_batch set state = 'failed', attempts = attempts + 1,
           retry_at = now() + least(${retryMs}::float8 * power(2, least(attempts, 20)), case when priority = 0 then ${retryMs}::float8 else ${maxRetryMs}::float8 end)
             * (0.75 + random() / 2) * interval '1 ms'
-        where id = ${id} and state in ('enqueued', 'inflight') returning id)
+        where id = any(${ids}) and state in ('enqueued', 'inflight') returning id)
       update outbox set state = 'failed' where batch in (select id from b) and settled_at is null`);
   }
 
   /** Makes batches of waiting rows in one transaction: urgent ones always, others as far as the window has room. */
-  async function claimBatches(): Promise<{ batches: { id: string; priority: number }[]; more: boolean; blocked: boolean }> {
+  async function claimBatches(): Promise<{ batches: { id: string; job: string; priority: number }[]; more: boolean; blocked: boolean }> {
     const none = { batches: [], more: false, blocked: false };
     return await database.transaction(async (tx) => {
       const [lock] = await tx.query<{ got: boolean }>(sql`select pg_try_advisory_xact_lock(${CLAIM_LOCK}) as got`);
@@ -169,16 +169,18 @@ export async function createRelay(options: RelayOptions): Promise<Relay> {
       const cut = cutIntoBatches(rows, { entries: batchSize });
       const urgent = cut.filter((batch) => batch[0]?.priority === 0);
       const others = byTurns(cut.filter((batch) => batch[0]?.priority !== 0)).slice(0, slots);
-      const batches = [...urgent, ...others].map((batch) => ({ id: newId('batch'), priority: batch[0]?.priority ?? 1, rows: batch }));
+      const batches = inJobs(
+        [...urgent, ...others].map((batch) => ({ id: newId('batch'), priority: batch[0]?.priority ?? 1, rows: batch })),
+      );
       if (batches.length === 0) {
         const [waiting] = slots === 0 ? [] : await tx.query(sql`select 1 from outbox where state = 'pending' limit 1`);
         return { ...none, blocked: waiting !== undefined };
       }
       await tx.query(sql`
-        insert into outbox_batch (id, transaction, priority, check_at)
-        select id, transaction, priority, now() + ${checkMs} * interval '1 ms'
-        from unnest(${batches.map((b) => b.id)}::text[], ${batches.map((b) => b.rows[0]?.transaction ?? '')}::text[], ${batches.map((b) => b.priority)}::smallint[])
-          as t(id, transaction, priority)`);
+        insert into outbox_batch (id, job, transaction, priority, check_at)
+        select id, job, transaction, priority, now() + ${checkMs} * interval '1 ms'
+        from unnest(${batches.map((b) => b.id)}::text[], ${batches.map((b) => b.job)}::text[], ${batches.map((b) => b.rows[0]?.transaction ?? '')}::text[], ${batches.map((b) => b.priority)}::smallint[])
+          as t(id, job, transaction, priority)`);
       await tx.query(sql`
         update outbox o set state = 'claimed', batch = t.batch, position = t.position
         from unnest(${batches.flatMap((b) => b.rows.map((row) => row.id))}::text[], ${batches.flatMap((b) => b.rows.map(() => b.id))}::text[],
@@ -251,6 +253,24 @@ export async function createRelay(options: RelayOptions): Promise<Relay> {
       await listening.close();
     },
   };
+}
+
+/** Batches of one priority share jobs: what is sent at once shares a block, and the queue's work for one job. An urgent one goes alone. */
+function inJobs<Made extends { id: string; priority: number }>(batches: readonly Made[]): (Made & { job: string })[] {
+  const open = new Map<number, { job: string; count: number }>();
+  return batches.map((batch) => {
+    let place = open.get(batch.priority);
+    if (place === undefined || place.count === JOB_BATCHES || batch.priority === 0) {
+      place = { job: batch.id, count: 0 };
+      open.set(batch.priority, place);
+    }
+    place.count++;
+    return { ...batch, job: place.job };
+  });
+}
+
+function byJob(batches: readonly OpenBatch[]): Map<string, OpenBatch[]> {
+  return Map.groupBy(batches, (batch) => batch.job);
 }
 
 /**

@@ -163,7 +163,7 @@ for (const seed of seeds) {
       assert.ok(Date.now() < deadline, `seed ${seed}: ${left?.n} rows left after ${lives} lives`);
       lives++;
       // Later lives are longer, so that the end is reached.
-      const { life, point } = createLife(random, lives < 60 ? 0.03 : 0.002);
+      const { life, point } = createLife(random, lives < 60 ? 0.08 : 0.002);
       if (random() < 0.2) queue.jobs.clear();
       const mortal = { ...mortalDatabase(database, point), listen: async () => ({ close: async () => {} }) };
       const connected = queue.connect(point, life);

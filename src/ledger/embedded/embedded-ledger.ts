@@ -59,6 +59,10 @@ interface Waiting {
   reject(error: unknown): void;
 }
 
+interface Asked extends PromiseWithResolvers<Simulated> {
+  proposal: Proposal;
+}
+
 /**
  * The ledger port on one node: the contract over PostgreSQL in signed, hash-chained blocks. It has no consensus and `info`
  * says so. Any number of processes may submit to one database; kill them anywhere and start again.
@@ -96,6 +100,7 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
 
   const tail = createOwnTail(tip, signer);
   const waiting: Waiting[] = [];
+  let asked: Asked[] = [];
   /** Blocks that the tip file names, as far as this process knows. */
   let told = tip.height;
   const readers = new Set<() => void>();
@@ -195,6 +200,34 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
     return { block: { number, hash: row.hash }, outcomes: known };
   }
 
+  /** What is asked in one turn of the event loop is simulated on one snapshot: the state as of the last block. */
+  function simulateSoon(proposal: Proposal): Promise<Simulated> {
+    const one: Asked = { proposal, ...Promise.withResolvers<Simulated>() };
+    if (asked.push(one) === 1) {
+      setImmediate(() => {
+        const together = asked;
+        asked = [];
+        void simulateAll(together);
+      });
+    }
+    return one.promise;
+  }
+
+  async function simulateAll(together: readonly Asked[]): Promise<void> {
+    try {
+      await database.transaction(async (tx) => {
+        const state = await prefetched(tx, [...new Set(together.flatMap(({ proposal }) => readBy(proposal)))]);
+        for (const { proposal, resolve, reject } of together)
+          await simulate(state, proposal).then(resolve, (error) => reject(refused(error)));
+      }, 'repeatable read');
+    } catch (error) {
+      const [only, ...others] = together;
+      // What the database would not answer for one is no error of the others; who has an answer keeps it.
+      if (others.length === 0) only?.reject(error);
+      else for (const one of together) await simulateAll([one]);
+    }
+  }
+
   /** Resolves with the next block, the next look or the end of the reader; `cancel` resolves it at once. */
   function nextBlock(signal: AbortSignal): { arrived: Promise<void>; cancel(): void } {
     listener ??= database.listen(BLOCK_CHANNEL, () => {
@@ -250,13 +283,7 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
     async endorse({ name, args }) {
       raise(options.faults?.('endorse', { name, txId: undefined }));
       const proposal = { name, args, caller: { msp, institution }, time: now().toISOString() };
-      let simulated: Simulated;
-      try {
-        // One snapshot: the state as of the last block.
-        simulated = await database.transaction(async (tx) => simulate(await prefetched(tx, readBy(proposal)), proposal), 'repeatable read');
-      } catch (error) {
-        throw refused(error);
-      }
+      const simulated = await simulateSoon(proposal);
       const nonce = randomBytes(16).toString('hex');
       const envelope = await encodeEnvelope({ ...proposal, ledger: tip.ledger, nonce }, simulated, options.sign);
       return { txId: envelope.txId, bytes: Buffer.from(envelope.text), result: envelope.result };
@@ -340,12 +367,17 @@ function injected(fault: Waiting['fault']): Validation | undefined {
 /** Keys that the contract will ask for, as far as that is plain: fetched together. What it asks beyond them it gets one by one. */
 function readBy({ name, args, caller }: Proposal): string[] {
   const wanted = new Set([keys.LEDGER, keys.institutionKey(caller.institution)]);
-  if (name !== 'recordDocuments') return [...wanted];
   try {
-    const { entries } = JSON.parse(args[0] ?? '') as { entries: { institution: string; patient: string; category: string }[] };
-    for (const { institution, patient, category } of entries) {
+    if (name === 'enrollPatient') {
+      const [, payload = ''] = (args[0] ?? '').split('.');
+      const { institution, patient } = JSON.parse(Buffer.from(payload, 'base64url').toString()) as { institution: string; patient: string };
       wanted.add(keys.coreKey(institution, patient));
-      wanted.add(keys.categoryHeadKey(institution, patient, category));
+    } else if (name === 'recordDocuments') {
+      const { entries } = JSON.parse(args[0] ?? '') as { entries: { institution: string; patient: string; category: string }[] };
+      for (const { institution, patient, category } of entries) {
+        wanted.add(keys.coreKey(institution, patient));
+        wanted.add(keys.categoryHeadKey(institution, patient, category));
+      }
     }
   } catch {
     // Whatever is wrong with the argument, the contract says it.

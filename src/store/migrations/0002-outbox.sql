@@ -1,6 +1,7 @@
 -- The outbox: what must still reach the ledger, and the journal of what was sent. The queue is rebuilt from here.
 create table outbox_batch (
-  id text primary key,                    -- batch-…: id and only content of the job
+  id text primary key,                    -- batch-…
+  job text not null,                      -- id and only content of the job that carries it: the first batch's, of those handed over together
   state text not null default 'claimed' check (state in ('claimed','enqueued','inflight','committed','rejected','failed','split')),
   transaction text not null,
   priority smallint not null,             -- 0 urgent, 1 live, 2 backfill
@@ -14,6 +15,7 @@ create table outbox_batch (
   block bigint, error_code text,          -- coded, free of patient data
   settled_at timestamptz
 );
+create index outbox_batch_job on outbox_batch (job) where settled_at is null;
 create index outbox_batch_open on outbox_batch (check_at) where state in ('claimed','enqueued','inflight');
 create index outbox_batch_failed on outbox_batch (retry_at) where state = 'failed';
 create index outbox_batch_settled on outbox_batch (settled_at) where settled_at is not null;
