@@ -53,6 +53,8 @@ export interface ProjectionOptions {
   msp?: string;
   /** Where the contract's definition is decided on the ledger itself (Fabric). */
   definitions?: DefinitionGuard;
+  /** How often an approval is looked for that a definition waits for. */
+  approvalRetryMs?: number;
   now?: () => Date;
   onAlarm?: (alarm: Alarm) => void;
   onError?: (error: Error) => void;
@@ -188,7 +190,7 @@ export function createProjection(options: ProjectionOptions): Projection {
         }
         if (code === 'LEDGER_DEFINITION') {
           await options.definitions?.lookAhead(seen, signal).catch(onError);
-          if (stoppedAt === seen) await pause(APPROVAL_RETRY_MS);
+          if (stoppedAt === seen) await pause(options.approvalRetryMs ?? APPROVAL_RETRY_MS);
           stoppedAt = seen;
         } else await pause(RETRY_MS);
       }

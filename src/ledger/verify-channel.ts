@@ -19,11 +19,12 @@ export interface VerifyChannelOptions {
   receipts?: readonly Pick<Receipt, 'txId' | 'block'>[];
   /** False: what the blocks say is taken for right, and only the rows are held against it. For the running server. */
   rerun?: boolean;
+  /** How long blocks are waited for that a receipt or the projection names and the peer does not have yet. */
+  lagMs?: number;
   signal?: AbortSignal;
 }
 
 const MOST = 100;
-/** How long blocks are waited for that a receipt or the projection names and the peer does not have yet. */
 const LAG_MS = 10_000;
 
 /**
@@ -43,7 +44,7 @@ export async function verifyChannel(options: VerifyChannelOptions): Promise<Veri
     // After the snapshot, so that nothing in it is newer.
     const height = await ledger.height();
     const upTo = Math.max(height, checkpoint.height, ...receipts.slice(0, 1).map(({ block }) => block + 1));
-    await readUpTo(run, ledger, height, upTo, signal);
+    await readUpTo(run, options, height, upTo);
     signal?.throwIfAborted();
     if (run.whole) {
       await run.compareProjection();
@@ -54,13 +55,7 @@ export async function verifyChannel(options: VerifyChannelOptions): Promise<Veri
   }, 'repeatable read');
 }
 
-async function readUpTo(
-  run: Run,
-  ledger: VerifyChannelOptions['ledger'],
-  height: number,
-  upTo: number,
-  signal: AbortSignal | undefined,
-): Promise<void> {
+async function readUpTo(run: Run, { ledger, signal, lagMs = LAG_MS }: VerifyChannelOptions, height: number, upTo: number): Promise<void> {
   const late = new AbortController();
   let timer: NodeJS.Timeout | undefined;
   try {
@@ -68,7 +63,7 @@ async function readUpTo(
       signal?.throwIfAborted();
       await run.block(block);
       if (run.height >= upTo || !run.whole) return;
-      if (run.height >= height) timer ??= setTimeout(() => late.abort(), LAG_MS);
+      if (run.height >= height) timer ??= setTimeout(() => late.abort(), lagMs);
     }
   } catch (error) {
     if (codeOf(error) !== 'LEDGER_CORRUPT') throw error;

@@ -3,6 +3,7 @@ import { common, ledger, msp, peer } from '@hyperledger/fabric-protos';
 import { CodedError } from '../../errors.ts';
 import type { Block, BlockTransaction, Lifecycle } from '../ledger.ts';
 import { readCreator } from './creator.ts';
+import { transactionTime } from './transaction-time.ts';
 
 /** A block of a Fabric channel, as the projection reads it. */
 export interface FabricBlock extends Block {
@@ -16,7 +17,6 @@ const IMPLICIT_COLLECTION = '_implicit_org_';
 const { TRANSACTIONS_FILTER } = common.BlockMetadataIndex;
 const { ENDORSER_TRANSACTION } = common.HeaderType;
 const VALIDATION_NAMES = new Map<number, string>(Object.entries(peer.TxValidationCode).map(([name, code]) => [code, name]));
-const NOBODY = { msp: '', institution: '' };
 
 /**
  * Decodes a full block of a channel: number, chain and hashes, and every transaction of this chaincode, invalid ones included.
@@ -110,8 +110,9 @@ function readTransaction(bytes: Uint8Array, chaincode: string, validation: strin
     if (!Buffer.from(action.getHeader_asU8()).equals(header.getSignatureHeader_asU8())) irregular ??= 'endorsed for another creator';
   }
   if (invoked !== chaincode) irregular ??= `written through chaincode ${invoked}`;
-  const time = instant(channelHeader.getTimestamp());
-  if (time === '') irregular ??= 'at no time that can be told';
+  const timestamp: { getSeconds(): number; getNanos(): number } | undefined = channelHeader.getTimestamp();
+  const time = transactionTime(timestamp === undefined ? undefined : { seconds: timestamp.getSeconds(), nanos: timestamp.getNanos() });
+  if (time === undefined) irregular ??= 'at no time that can be told';
   const [name = '', ...args] = invoked === chaincode ? readArguments(proposal) : [];
   return {
     ...facts,
@@ -120,8 +121,8 @@ function readTransaction(bytes: Uint8Array, chaincode: string, validation: strin
       validation,
       name,
       args,
-      caller: creator.caller ?? NOBODY,
-      time,
+      caller: creator.caller,
+      time: time ?? '',
       writes: effects.writes,
       ...(irregular === undefined ? {} : { irregular }),
     },
@@ -214,16 +215,6 @@ function der(tag: number, content: Uint8Array): Buffer {
   // Hashes and a number: never 128 bytes and more.
   if (content.length > 127) throw corrupt('a header of another form');
   return Buffer.concat([Buffer.of(tag, content.length), content]);
-}
-
-/** ISO instant with ms, the rest cut off; '' for what has none of four digits, which PostgreSQL would not take either. */
-function instant(timestamp: { getSeconds(): number; getNanos(): number } | undefined): string {
-  if (timestamp === undefined) return '';
-  const ms = timestamp.getSeconds() * 1000 + Math.floor(timestamp.getNanos() / 1e6);
-  const date = new Date(ms);
-  if (Number.isNaN(date.getTime()) || ms < 0) return '';
-  const text = date.toISOString();
-  return text.length === 24 ? text : '';
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
