@@ -95,6 +95,7 @@ export async function tellStory({ app, story }: { app: App; story: Story }): Pro
   const granted = await call('patient', 'POST', 'Consent', consent);
   story.request('patient', 'POST Consent (laboratory, read, 30 days)', `${granted.status}`);
   assert.equal(granted.status, 201, granted.bytes.toString());
+  story.line(await receiptLine(app, 'grantPermission'));
   const consentId = (granted.json as Consent).id ?? assert.fail('a Consent without id');
 
   const observations = await count('clinician', `Observation?patient=${patient}&_count=200`);
@@ -199,6 +200,14 @@ function consentFor(patient: string, member: string, categories: readonly string
       ],
     },
   };
+}
+
+/** The newest receipt of this transaction: where it stands on the ledger. */
+export async function receiptLine(app: App, transaction: string): Promise<string> {
+  const [row] = await app.core.database.query<{ tx_id: string; block: number }>(sql`
+    select tx_id, block from outbox where transaction = ${transaction} and state = 'committed' and tx_id is not null order by seq desc limit 1`);
+  if (row === undefined) assert.fail(`no receipt of ${transaction}`);
+  return `  receipt of ${transaction}: transaction ${row.tx_id}, block ${row.block}`;
 }
 
 /** A patient with documents of both categories. */

@@ -1,10 +1,10 @@
 /**
- * `npm run demo`: the embedded default against the simulator, pulled, filed and read over real HTTP, told as a story.
- * Exits 0 where every step went as it must; `--keep` leaves the server running.
+ * `npm run demo`: the embedded default against the simulator, pulled, filed and read over real HTTP, told as a story; with
+ * `--fabric` the production configuration on a Fabric network of three institutions. Exits 0 where every step went as it must;
+ * `--keep` leaves everything running.
  */
-import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { createApp } from '../src/app.ts';
 import { startControlServer } from '../src/cli/control-server.ts';
@@ -12,48 +12,74 @@ import { createProgress } from '../src/cli/progress.ts';
 import { controlFile } from '../src/cli/run.ts';
 import { readSettings, shown } from '../src/cli/settings.ts';
 import { isReason, REASONS } from '../src/records/reasons.ts';
+import { copyConfig } from './demo-config.ts';
 import { exportDocuments } from './demo-export.ts';
-import { createStory, type Persons, tellStory } from './demo-story.ts';
-import { createSimulator, type Simulator } from './simulator.ts';
+import { createStory, type Persons, receiptLine, tellStory } from './demo-story.ts';
+import { createSimulator } from './simulator.ts';
 
-const root = fileURLToPath(new URL('../', import.meta.url));
 const { values } = parseArgs({
   options: {
     output: { type: 'string', default: 'demo-output' },
+    fabric: { type: 'boolean', default: false },
     keep: { type: 'boolean', default: false },
     help: { type: 'boolean', short: 'h', default: false },
   },
 });
 if (values.help) {
   process.stdout.write(
-    'Usage: npm run demo [-- --output <folder>] [-- --keep]\n\n  --output  where the PDFs go (demo-output)\n  --keep    leave the server running and say how to call it\n\nExample:\n  $ npm run demo -- --keep\n',
+    [
+      'Usage: npm run demo [-- --fabric] [-- --output <folder>] [-- --keep]',
+      '',
+      '  --fabric  config/production.yaml on Redis and a Hyperledger Fabric network of three institutions',
+      '  --output  where the PDFs go (demo-output)',
+      '  --keep    leave everything running and say how to call it',
+      '',
+      'Example:',
+      '  $ npm run demo -- --fabric --keep',
+      '',
+    ].join('\n'),
   );
   process.exit(0);
 }
 
 const output = resolve(values.output);
 const run = join(output, '.run');
+// Loaded where it is wanted only: it brings gRPC and the network's own tools.
+const fabric = values.fabric ? await import('./demo-fabric.ts') : undefined;
+await fabric?.endLeftNetwork(run);
 rmSync(output, { recursive: true, force: true });
 mkdirSync(run, { recursive: true, mode: 0o700 });
 
 const story = createStory(process.stdout);
 const started = Date.now();
-story.title('oncobridge: the embedded default and a simulated department');
+story.title(
+  `oncobridge: ${fabric === undefined ? 'the embedded default' : 'the production configuration on Hyperledger Fabric'} and a simulated department`,
+);
 
 const simulator = await createSimulator();
 story.line('The department is two servers on this machine, with synthetic patients:');
 story.line(`  aria  the radiotherapy information system, ${simulator.aria.baseUrl}: courses and notes`);
 story.line(`  ehr   the hospital's record, ${simulator.ehr.baseUrl}: laboratory results and notes`);
+const site = await fabric?.startFabricSite({ run, simulator, story });
 // The sample configuration as it ships, with a data folder of the demo's own and free ports.
-cpSync(join(root, 'config'), join(run, 'config'), { recursive: true });
-const config = join(run, 'config', 'embedded.yaml');
-pointAt(simulator);
+const config = site?.config ?? copyConfig({ run, sample: 'embedded.yaml', simulator });
 const settings = await readSettings(config);
 if (settings.notice !== undefined) story.line(settings.notice);
-const app = await createApp({ settings, serve: true, logLevel: 'fatal', schedule: false });
+const app = await createApp({ settings, serve: true, logLevel: 'fatal', schedule: false }).catch(async (error: unknown) => {
+  await simulator.close();
+  await site?.close();
+  throw error;
+});
 story.line(
   `oncobridge is up after ${((Date.now() - started) / 1000).toFixed(1)} s, with a PostgreSQL of its own. Its FHIR R4 API: ${app.facadeUrl}`,
 );
+const closeAll = async (): Promise<void> => {
+  await app.close();
+  await simulator.close();
+  await site?.close();
+};
+const interrupted = (): void => void closeAll().finally(() => process.exit(130));
+for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, interrupted);
 
 let failed = false;
 let persons: Persons | undefined;
@@ -67,6 +93,7 @@ try {
   story.line(
     `${pulled.filed} documents are filed and entered on the ledger, ${status.ledger.height} blocks. Consensus: ${status.ledger.consensus}.`,
   );
+  story.line((await receiptLine(app, 'recordDocuments')).trim());
   story.table(
     'What became of each record',
     Object.entries(status.records).map(([outcome, count]) => [String(count), outcome.padEnd(34), meaningOf(outcome)]),
@@ -99,11 +126,12 @@ if (values.keep && !failed) {
   });
   const stop = async (): Promise<void> => {
     await control.close();
-    await app.close();
-    await simulator.close();
+    await closeAll();
   };
-  process.once('SIGINT', () => void stop());
-  process.once('SIGTERM', () => void stop());
+  for (const signal of ['SIGINT', 'SIGTERM']) {
+    process.off(signal, interrupted);
+    process.once(signal, () => void stop());
+  }
   const command = `bin/oncobridge --config ${shown(config)}`;
   story.title('Left running (Ctrl-C ends it). The patient reads their own record, then everything there is to ask:');
   story.line(`  TOKEN=$(${command} token --as ${persons?.patient})`);
@@ -112,8 +140,7 @@ if (values.keep && !failed) {
   story.line(`  ${command} member list`);
   story.line(`  ${command} status`);
 } else {
-  await app.close();
-  await simulator.close();
+  await closeAll();
   story.line(`${failed ? 'Failed' : 'Done'} after ${((Date.now() - started) / 1000).toFixed(1)} s.`);
   process.exitCode = failed ? 1 : 0;
 }
@@ -123,28 +150,4 @@ function meaningOf(outcome: string): string {
   const reason = outcome.split(':')[1] ?? '';
   if (isReason(reason)) return REASONS[reason].text;
   return outcome === 'own' ? 'Stands in a filed document.' : 'Waits to be filed.';
-}
-
-/**
- * Writes the simulator's addresses and credentials into the copied configuration, so that every command works with it and
- * needs no variable: what stood as a reference to the environment becomes its value, a secret a file of its own.
- */
-function pointAt({ ehr, aria }: Simulator): void {
-  const values: Record<string, string> = {
-    EHR_FHIR_URL: ehr.baseUrl,
-    EHR_CLIENT_ID: ehr.clientId,
-    ARIA_FHIR_URL: aria.baseUrl,
-    ARIA_TOKEN_URL: aria.tokenUrl,
-    ARIA_CLIENT_ID: aria.clientId,
-  };
-  const secrets: Record<string, string> = { EHR_CLIENT_KEY: JSON.stringify(ehr.privateKeyJwk), ARIA_CLIENT_SECRET: aria.clientSecret };
-  mkdirSync(join(run, 'secrets'), { mode: 0o700 });
-  for (const [name, secret] of Object.entries(secrets)) writeFileSync(join(run, 'secrets', name), secret, { mode: 0o600 });
-  const reference = /\$\{env:([A-Z_]+)(?::-[^}]*)?\}/g;
-  for (const file of [config, join(run, 'config/sources/ehr.yaml'), join(run, 'config/sources/aria.yaml')]) {
-    const text = readFileSync(file, 'utf8').replaceAll(reference, (all, name: string) =>
-      name in secrets ? `\${file:../../secrets/${name}}` : (values[name] ?? all),
-    );
-    writeFileSync(file, text.replace('port: 8480', 'port: 0').replace('port: 8481', 'port: 0'));
-  }
 }
