@@ -8,11 +8,11 @@ import type { Bundle, Consent, Observation } from 'fhir/r4.js';
 import { createSimulator } from '../../simulator/simulator.ts';
 import { readSettings } from '../../src/cli/settings.ts';
 import { readBlocks } from '../../src/ledger/embedded/block-store.ts';
-import { decodeBlock } from '../../src/ledger/embedded/stored-block.ts';
 import { createDatabase, type Database } from '../../src/store/database.ts';
 import { createEmbeddedPostgres } from '../../src/store/embedded-postgres.ts';
 import { raw, sql } from '../../src/store/sql.ts';
 import { writeConfiguration } from '../pipeline/world.ts';
+import { createBlockLinter } from './block-linter.ts';
 import { createCanarySearch, type Finding } from './canary-search.ts';
 import type { Answer, Order } from './canary-server.ts';
 
@@ -27,13 +27,6 @@ async function dump(database: Database): Promise<{ table: string; text: string }
     found.push({ table: name, text: rows.map((row) => row.text).join('\n') });
   }
   return found;
-}
-
-/** What a block says, with everything that is encoded in it opened. */
-function unfold(text: string, depth = 0): string {
-  if (depth > 3) return text;
-  const inner = (text.match(/[A-Za-z0-9_+/-]{24,}={0,2}/g) ?? []).map((word) => Buffer.from(word, 'base64').toString('latin1'));
-  return [text, ...inner.map((one) => (/^[\x20-\x7e\s]*$/.test(one.slice(0, 40)) ? unfold(one, depth + 1) : one))].join('\n');
 }
 
 const shown = (findings: readonly Finding[]): string[] => [
@@ -177,13 +170,8 @@ test('no name, birth date, number or value of a patient is at rest in clear, in 
       // -- the ledger: arguments, read sets, writes, results, and what is encoded in them --
       const blocks = await readBlocks(database, 0, 10_000);
       assert(blocks.length > 5);
-      for (const row of blocks) {
-        const { envelopes } = await decodeBlock(row);
-        for (const { proposal, reads, ranges, writes, result } of envelopes)
-          found.push(
-            ...finder.searchText(`block ${row.number}`, unfold(JSON.stringify([proposal, [...reads], ranges, [...writes], result]))),
-          );
-      }
+      const linter = createBlockLinter(canaries);
+      for (const row of blocks) found.push(...linter.embedded(row));
       await database.query(raw('checkpoint'));
     } finally {
       await database.close();
