@@ -1,16 +1,36 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import * as fc from 'fast-check';
-import { codeOf } from '../../src/errors.ts';
+import { type CodedError, codeOf } from '../../src/errors.ts';
+import { TRANSACTIONS } from '../../src/ledger/contract/contract.ts';
 import * as build from '../../src/ledger/contract/payloads.ts';
+import { REFUSALS } from '../../src/ledger/contract/refusals.ts';
 import { TYP } from '../../src/ledger/contract/shapes.ts';
 import type { Block, Ledger, LedgerTransaction, Receipt } from '../../src/ledger/ledger.ts';
-import { type Cast, HOME, hex64, statements } from './world.ts';
+import { catalogue } from './catalogue.ts';
+import { AWAY, type Cast, HOME, hex64, statements } from './world.ts';
 
 /** A founded ledger of the institution HOME, with its signing key; every host of the port passes the same suite. */
 export interface Hosted {
   ledger: Ledger;
   keys: Cast;
+  /** What an anchor was answered before the ledger was founded. */
+  unfounded: unknown;
+  /** The same ledger at another institution's gateway, or later. Only to endorse there: not every host lets another submit. */
+  elsewhere(view: { as?: typeof AWAY; minutesLater?: number }): Promise<Pick<Ledger, 'endorse'>>;
+  /** Outcomes are unknown from now on, until what it returns is called. */
+  loseOutcomes(): Promise<() => Promise<void>>;
+}
+
+/** What comes of asking for endorsement: the contract's code, of the whole or of entries of a batch, or nothing. */
+async function refusalsOf(ledger: Pick<Ledger, 'endorse'>, transaction: LedgerTransaction): Promise<string[]> {
+  try {
+    const { result } = await ledger.endorse({ name: transaction.name, args: transaction.args });
+    return ((JSON.parse(result) as { refused?: { code: string }[] }).refused ?? []).map((one) => one.code);
+  } catch (error) {
+    assert.equal(codeOf(error), 'LEDGER_REFUSED', String(error));
+    return [/\b[A-Z]+(?:_[A-Z]+)*\b/.exec((error as CodedError).detail.diagnostics ?? '')?.[0] ?? String(error)];
+  }
 }
 
 export async function send(ledger: Ledger, name: string, args: readonly string[]): Promise<Receipt> {
@@ -25,14 +45,24 @@ const step: fc.Arbitrary<Step> = fc.record({
   n: fc.integer({ min: 0, max: 1 }),
 });
 
-/** Validation codes of the program's transactions, in order. */
+/** In which order the ledger took these transactions. */
+async function orderOf(ledger: Ledger, from: number, txIds: readonly string[]): Promise<number[]> {
+  const order: number[] = [];
+  for await (const block of ledger.blocks(from, AbortSignal.timeout(10_000))) {
+    for (const { txId } of block.transactions) if (txIds.includes(txId)) order.push(txIds.indexOf(txId));
+    if (order.length === txIds.length) break;
+  }
+  return order;
+}
+
+/** The program's steps with their validation codes, in the order in which the ledger took them. */
 async function runProgram(
   ledger: Ledger,
   s: ReturnType<typeof statements>,
   keys: Cast,
   program: readonly Step[],
   run: string,
-): Promise<string[]> {
+): Promise<{ steps: Step[]; codes: string[]; blocks: number }> {
   const pat = `pat-${run}`;
   const first = s.entry(pat, 'doc-first');
   await send(ledger, 'enrollPatient', s.enroll(pat));
@@ -77,10 +107,18 @@ async function runProgram(
     }[what];
     endorsed.push(await ledger.endorse({ name, args }));
   }
+  const height = await ledger.height();
   const settled = await Promise.allSettled(endorsed.map(({ bytes }) => ledger.submit(bytes)));
-  return settled.map((one) =>
+  const codes = settled.map((one) =>
     one.status === 'fulfilled' ? 'VALID' : (/[A-Z_]+CONFLICT$/.exec(String(one.reason))?.[0] ?? String(one.reason)),
   );
+  const order = await orderOf(
+    ledger,
+    height,
+    endorsed.map(({ txId }) => txId),
+  );
+  const inOrder = <T>(items: readonly T[]): T[] => order.flatMap((i) => items[i] ?? []);
+  return { steps: inOrder(program), codes: inOrder(codes), blocks: (await ledger.height()) - height };
 }
 
 /**
@@ -108,6 +146,7 @@ function expectedCodes(program: readonly Step[]): string[] {
 export function ledgerConformance(name: string, open: () => Promise<Hosted>): void {
   describe(`ledger port: ${name}`, { concurrency: false }, () => {
     let hosted: Promise<Hosted> | undefined;
+    let table: ReturnType<typeof catalogue> | undefined;
     const host = () => (hosted ??= open());
     const say = async () => {
       const { ledger, keys } = await host();
@@ -131,6 +170,12 @@ export function ledgerConformance(name: string, open: () => Promise<Hosted>): vo
       assert.equal(codeOf(refused), 'LEDGER_REFUSED');
       assert.match(String(refused), /SCHEMA/);
       assert.equal(await ledger.height(), before);
+    });
+
+    test('who is no institution of the ledger is refused', async () => {
+      const { elsewhere } = await host();
+      const anchor = { name: 'anchorAudit', args: [build.anchorAuditArgument({ number: 1, root: hex64('1') })] };
+      assert.deepEqual(await refusalsOf(await elsewhere({ as: AWAY }), anchor), ['CALLER_UNKNOWN']);
     });
 
     test('what is submitted has a receipt, a status, and stands in a block with its writes', async () => {
@@ -214,14 +259,121 @@ export function ledgerConformance(name: string, open: () => Promise<Hosted>): vo
       assert.equal(documents.filter((one) => one.document.startsWith('doc-c')).length, 12);
     });
 
-    test('random programs come to the same codes on every host', async () => {
+    test('random programs, several transactions a block, come to the same codes on every host', async () => {
       const { ledger } = await host();
+      let blocks = 0;
+      let transactions = 0;
       await fc.assert(
         fc.asyncProperty(fc.array(step, { minLength: 2, maxLength: 8 }), fc.uuid(), async (program, run) => {
-          const codes = await runProgram(ledger, await say(), (await host()).keys, program, run);
-          assert.deepEqual(codes, expectedCodes(program));
+          const done = await runProgram(ledger, await say(), (await host()).keys, program, run);
+          assert.deepEqual(done.codes, expectedCodes(done.steps));
+          blocks += done.blocks;
+          transactions += done.codes.length;
         }),
         { numRuns: 12, seed: 20261123 },
+      );
+      assert.ok(blocks * 2 <= transactions, `${transactions} transactions in ${blocks} blocks`);
+    });
+
+    test('every transaction of the contract counts', async () => {
+      const { ledger, keys } = await host();
+      const s = await say();
+      table ??= catalogue(keys, s, { anchor: 2 });
+      const seen = new Set(['init']);
+      let documents: { document: string; entryHash: string }[] = [];
+      for (const call of table.tour(() => documents.find(({ document }) => document === 'doc-t1')?.entryHash ?? '')) {
+        const receipt = await send(ledger, call.name, call.args).catch((error: unknown) => assert.fail(`${call.name}: ${String(error)}`));
+        assert.deepEqual((JSON.parse(receipt.result) as { refused?: unknown[] }).refused ?? [], [], call.name);
+        seen.add(call.name);
+        if (call.name === 'recordDocuments')
+          documents = JSON.parse(await ledger.evaluate('documentsOf', [HOME, 'pat-t1'])) as typeof documents;
+      }
+      assert.deepEqual([...seen].sort(byText), Object.keys(TRANSACTIONS).sort(byText));
+    });
+
+    test('every refusal of the contract is named by its code, and has no effect', async () => {
+      const { ledger, unfounded, elsewhere } = await host();
+      assert.match(String(unfounded), /LEDGER_REFUSED.*LEDGER_MISSING/);
+      const documents = JSON.parse(await ledger.evaluate('documentsOf', [HOME, 'pat-t1'])) as {
+        document: string;
+        n: number;
+        entryHash: string;
+      }[];
+      const hash = (number: number) => documents.find(({ document, n }) => document === 'doc-t1' && n === number)?.entryHash ?? '';
+      const before = await ledger.height();
+      const provoked = new Set<string>(['LEDGER_MISSING', 'CALLER_UNKNOWN']);
+      const answers = (table ?? assert.fail('the tour first')).refusals(hash(0), hash(1)).map(async ([code, call]) => {
+        const at = call.as === undefined && call.minutesLater === undefined ? ledger : await elsewhere(call);
+        provoked.add(code);
+        return [call.name, code, await refusalsOf(at, call)];
+      });
+      assert.deepEqual(
+        (await Promise.all(answers)).filter(([, code, answered]) => String(answered) !== code),
+        [],
+      );
+      assert.deepEqual([...provoked].sort(byText), Object.keys(REFUSALS).sort(byText));
+      assert.equal(await ledger.height(), before);
+    });
+
+    test('history: each version stands; an old grant sent again after its revocation is refused', async () => {
+      const { ledger, keys } = await host();
+      const s = await say();
+      const grantee = 'role:registrar';
+      const grant = (sequence: number) =>
+        keys.home.jws(TYP.grantPermission, s.grantText('pat-1', [s.permission(grantee, 'laboratory', sequence)]));
+      const first = grant(1);
+      await send(ledger, 'grantPermission', [first]);
+      const revoke = keys.home.jws(TYP.revokePermission, s.revokeText('pat-1', [{ grantee, category: 'laboratory' }]));
+      await send(ledger, 'revokePermission', [revoke]);
+      assert.deepEqual(await refusalsOf(ledger, { name: 'grantPermission', args: [first] }), ['SEQUENCE_STALE']);
+      // The same revocation again is success without effect.
+      assert.equal((await send(ledger, 'revokePermission', [revoke])).result, '{"permissions":[]}');
+      await send(ledger, 'grantPermission', [grant(3)]);
+      const asked = ['permissionHistory', 'permissionsOf'].map((query) => ledger.evaluate(query, [HOME, 'pat-1']));
+      const [history = [], heads = []] = (await Promise.all(asked)).map(
+        (text) => JSON.parse(text) as { grantee: string; sequence: number; status: string }[],
+      );
+      const of = (versions: typeof history) =>
+        versions.filter((one) => one.grantee === grantee).map(({ sequence, status }) => [sequence, status]);
+      assert.deepEqual(of(history), [
+        [1, 'active'],
+        [2, 'revoked'],
+        [3, 'active'],
+      ]);
+      assert.deepEqual(of(heads), [[3, 'active']]);
+      assert.equal(codeOf(await ledger.evaluate('decide', ['{}']).catch((error: unknown) => error)), 'LEDGER_REFUSED');
+      assert.equal(codeOf(await ledger.evaluate('nothing', []).catch((error: unknown) => error)), 'LEDGER_REFUSED');
+    });
+
+    test('an outcome that nobody knows is settled by the same bytes, once', async () => {
+      const { ledger, loseOutcomes } = await host();
+      const s = await say();
+      const endorsed = await ledger.endorse({
+        name: 'recordDocuments',
+        args: [build.recordDocumentsArgument([s.entry('pat-1', 'doc-lost')])],
+      });
+      const find = await loseOutcomes();
+      assert.equal(codeOf(await ledger.submit(endorsed.bytes).catch((error: unknown) => error)), 'LEDGER_UNKNOWN');
+      await find();
+      // What was accepted and then lost is sent again until it stands, as the writer does.
+      let receipt: Receipt | undefined;
+      for (let attempt = 0; receipt === undefined; attempt++) {
+        receipt =
+          (await ledger.status(endorsed.txId)) ??
+          (await ledger.submit(endorsed.bytes).catch((error: unknown) => {
+            assert.ok(attempt < 20 && codeOf(error) === 'LEDGER_UNKNOWN', String(error));
+            return undefined;
+          }));
+        if (receipt === undefined) await new Promise((resolve) => setTimeout(resolve, 200));
+      }
+      assert.deepEqual(await ledger.submit(endorsed.bytes), receipt);
+      assert.deepEqual(await ledger.status(endorsed.txId), receipt);
+      const valid: string[] = [];
+      for (const block of await reading(receipt.block, (await ledger.height()) - receipt.block))
+        for (const one of block.transactions) if (one.txId === endorsed.txId) valid.push(one.validation);
+      assert.deepEqual(
+        valid.filter((validation) => validation === 'VALID'),
+        ['VALID'],
       );
     });
 
@@ -232,7 +384,7 @@ export function ledgerConformance(name: string, open: () => Promise<Hosted>): vo
         name: 'recordDocuments',
         args: [build.recordDocumentsArgument([s.entry('pat-1', 'doc-altered')])],
       });
-      const altered = Buffer.from(Buffer.from(bytes).toString().replaceAll('doc-altered', 'doc-changed'));
+      const altered = Buffer.from(Buffer.from(bytes).toString('latin1').replaceAll('doc-altered', 'doc-changed'), 'latin1');
       assert.equal(codeOf(await ledger.submit(altered).catch((error: unknown) => error)), 'LEDGER_INVALID');
       assert.equal(await ledger.status(txId), undefined);
     });
@@ -266,4 +418,8 @@ export function ledgerConformance(name: string, open: () => Promise<Hosted>): vo
       assert.ok((await endless) >= 0);
     });
   });
+}
+
+function byText(a: string, b: string): number {
+  return a < b ? -1 : 1;
 }

@@ -40,6 +40,7 @@ interface House {
   db: TestDatabase;
   tipFile: string;
   ledger: Ledger;
+  unfounded: unknown;
   say: ReturnType<typeof statements>;
   open(options?: Partial<EmbeddedLedgerOptions>): Promise<Ledger>;
   projection(of?: Pick<Ledger, 'blocks' | 'height'>): Projection;
@@ -66,6 +67,8 @@ async function house(options: Partial<EmbeddedLedgerOptions> = {}): Promise<Hous
     return ledger;
   };
   const ledger = await open();
+  const anchor = { name: 'anchorAudit', args: [build.anchorAuditArgument({ number: 1, root: hex64('1') })] };
+  const unfounded: unknown = await ledger.endorse(anchor).catch((error: unknown) => error);
   const found = { institution: HOME, msp: `${HOME}-msp`, keys: { signing: keys.home.jwk, encryption: keys.category.jwk } };
   await foundLedger({ ledger, ...found, signAsInstitution: async (typ, payload) => keys.home.jws(typ, payload) });
   const say = statements(keys, (await ledger.info()).ledgerId);
@@ -73,6 +76,7 @@ async function house(options: Partial<EmbeddedLedgerOptions> = {}): Promise<Hous
     db,
     tipFile,
     ledger,
+    unfounded,
     say,
     open,
     projection(of = ledger) {
@@ -119,7 +123,24 @@ async function dump(database: Database): Promise<Record<string, unknown[]>> {
   return rows;
 }
 
-ledgerConformance('embedded', async () => ({ ledger: (await house()).ledger, keys }));
+ledgerConformance('embedded', async () => {
+  const lost = new Set<true>();
+  const one = await house({ faults: (stage) => (stage === 'submit' && lost.has(true) ? 'lost' : undefined) });
+  return {
+    ledger: one.ledger,
+    keys,
+    unfounded: one.unfounded,
+    async elsewhere({ as = HOME, minutesLater = 0 }) {
+      const key = as === HOME ? keys.home : keys.away;
+      const now = () => new Date(Date.now() + minutesLater * 60_000);
+      return one.open({ institution: as, msp: `${as}-msp`, publicKey: key.jwk, sign: key.sign, now });
+    },
+    async loseOutcomes() {
+      lost.add(true);
+      return async () => lost.clear();
+    },
+  };
+});
 
 describe('embedded ledger', () => {
   after(closeAll);
