@@ -1,4 +1,4 @@
-import type { Database, Sql } from '../store/database.ts';
+import type { Sql } from '../store/database.ts';
 import { raw, sql } from '../store/sql.ts';
 import type { Overlay, StateReader, Versioned } from './simulation.ts';
 
@@ -27,27 +27,6 @@ export function projectedState(on: Sql, height?: number): StateReader {
       );
       return rows.map(({ key, value, block, tx }) => ({ key, value, version: [block, tx] as const }));
     },
-  };
-}
-
-/**
- * The projection's view as of now, for a run of the contract before anybody else is asked (Fabric's client): each call gives a
- * reader that stays at the height of that moment, so that what it reads in several steps belongs together. Undefined where the
- * view is not fresh (protocol section 5): before the first own transaction has come back, while it catches up or is rebuilt. It
- * may lag by a block all the same: what it refuses, the network may accept.
- */
-export function createProjectedSnapshots(parts: {
-  database: Database;
-  maxStalenessMs: number;
-  now?: () => Date;
-}): () => Promise<StateReader | undefined> {
-  const { database, maxStalenessMs, now = () => new Date() } = parts;
-  return async () => {
-    const [at] = await database.query<{ height: number; own_seen_at: Date | null }>(
-      sql`select height, own_seen_at from projection.checkpoint`,
-    );
-    if (at === undefined || at.own_seen_at === null || now().getTime() - at.own_seen_at.getTime() > maxStalenessMs) return undefined;
-    return projectedState(database, at.height);
   };
 }
 
