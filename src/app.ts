@@ -195,8 +195,15 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       facility: server.institution.name,
       maxStalenessMs,
       metrics,
-      audited: (operation, outcome) =>
-        audit.record({ interaction: 'operation', actor: undefined, requestId: newId('req'), outcome, patients: [], query: operation }),
+      audited: (operation, outcome, patients = []) =>
+        audit.record({
+          interaction: 'operation',
+          actor: undefined,
+          requestId: newId('req'),
+          outcome,
+          patients: patients.map((patient) => ({ institution, patient })),
+          query: operation,
+        }),
     });
     if (serve) {
       // Nobody watches the rows that every answer rests on but this, between two runs of `ledger verify`.

@@ -45,6 +45,11 @@ export const ERRORS = {
   METHOD_NOT_ALLOWED: { status: 405, issue: 'not-supported', text: 'The method is not allowed here.' },
   NOT_ACCEPTABLE: { status: 406, issue: 'not-supported', text: 'None of the accepted formats can be produced.' },
   CONFLICT: { status: 409, issue: 'conflict', text: 'The resource was changed meanwhile. Read it again and repeat.' },
+  IDENTITY_CONTRADICTED: {
+    status: 409,
+    issue: 'conflict',
+    text: 'An identifier of a configured authority says otherwise. Have it corrected at the source, or repeat with --force.',
+  },
   PRECONDITION_FAILED: { status: 412, issue: 'conflict', text: 'The version named in If-Match is not the current one.' },
   TOO_LARGE: { status: 413, issue: 'too-long', text: 'The request is too large.' },
   UNSUPPORTED_MEDIA: { status: 415, issue: 'not-supported', text: 'The content type is not supported.' },

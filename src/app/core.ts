@@ -15,6 +15,7 @@ import { createRelay } from '../outbox/relay.ts';
 import { createAssembler } from '../pipeline/assembler.ts';
 import { createAssembly } from '../pipeline/assembly.ts';
 import { createFiling } from '../pipeline/filing.ts';
+import { createIdentity } from '../pipeline/identity.ts';
 import { createIntake } from '../pipeline/intake.ts';
 import { createLedgerStatements } from '../pipeline/ledger-statements.ts';
 import type { FilingConfig } from '../pipeline/parts.ts';
@@ -261,6 +262,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       assembler,
       pull,
       replay,
+      identity: createIdentity({ database, rows, keys, intake, matching, withdrawal, config: filingConfig, log }),
       sources,
       questions: createQuestions({ database }),
       reconcile: createReconcile({ database, blobs, institution }),

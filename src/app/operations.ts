@@ -28,7 +28,7 @@ export function createOperations(parts: {
   maxStalenessMs: number;
   metrics: Metrics;
   /** Everything that opens content leaves an audit event; these are the commands that do. */
-  audited(operation: string, outcome: 'permitted' | 'failed'): Promise<void>;
+  audited(operation: string, outcome: 'permitted' | 'failed', patients?: readonly string[]): Promise<void>;
 }): Omit<Operations, 'stop'> {
   const { core, membership, issuer, metrics, audited } = parts;
   const { database, projection, ledger, outbox, queue, questions } = core;
@@ -74,12 +74,12 @@ export function createOperations(parts: {
   }
 
   /** A command that opens content, with the audit event that it leaves, done or failed, before anything is answered. */
-  async function accounted<T>(operation: string, work: () => Promise<T>): Promise<T> {
+  async function accounted<T>(operation: string, work: () => Promise<T>, patients: (result: T) => string[] = () => []): Promise<T> {
     const result = await work().catch(async (error: unknown) => {
       await audited(operation, 'failed');
       throw error;
     });
-    await audited(operation, 'permitted');
+    await audited(operation, 'permitted', patients(result));
     return result;
   }
 
@@ -141,6 +141,23 @@ export function createOperations(parts: {
         await core.assembler.drain();
         return { ...report, filed: core.assembler.filedSoFar() - before };
       }),
+    async identityQuestion({ record, reveal }) {
+      const operation = `quarantine resolve record=${record}`;
+      const work = () => core.identity.question(record, reveal);
+      return accounted(operation, work, ({ candidates }) => candidates.map(({ patient }) => patient));
+    },
+    async identityResolve(answer) {
+      const { record, patient, create, by } = answer;
+      const choice = patient ?? (create === true ? 'new' : 'reject');
+      const before = core.assembler.filedSoFar();
+      const answered = await accounted(
+        `quarantine resolve record=${record} patient=${choice} by=${by}`,
+        () => core.identity.resolve(answer),
+        (resolved) => (resolved.patient === null ? [] : [resolved.patient]),
+      );
+      await core.assembler.drain();
+      return { ...answered, filed: core.assembler.filedSoFar() - before };
+    },
     explain: ({ id }) => questions.explain(id),
     reconcile: (_input, progress) => accounted('reconcile', () => core.reconcile.reconcile(progress)),
     async auditVerify({ contents = false }) {

@@ -1,4 +1,5 @@
 import type { JoinFile } from '../membership/joining.ts';
+import type { IdentityAnswer, IdentityQuestion, IdentityResolved } from '../pipeline/identity.ts';
 import type { PullProgress } from '../pipeline/pull.ts';
 import type { ExplainReport, QuarantineEntry, QuarantineGroup } from '../pipeline/questions.ts';
 import type { ReconcileReport } from '../pipeline/reconcile.ts';
@@ -6,7 +7,7 @@ import type { ReplayChoice, ReplayReport } from '../pipeline/replay.ts';
 
 /**
  * What a command can ask of oncobridge: the same whether it runs in the command's own process or in the running server,
- * which holds the keys. Inputs and results are plain JSON and hold no data of a patient.
+ * which holds the keys. Inputs and results are plain JSON and hold no data of a patient, but for the one that says so.
  */
 export interface Operations {
   ping(input: object): Promise<{ pid: number }>;
@@ -16,6 +17,10 @@ export interface Operations {
   quarantineShow(input: { record: string }): Promise<QuarantineEntry>;
   /** Decides held records again, by the rules and the patients known now; leaves an audit event. */
   quarantineReplay(input: ReplayChoice): Promise<QuarantineReplayed>;
+  /** Who a held record's patient may be; with `reveal` names and birth dates, for a terminal. Leaves an audit event. */
+  identityQuestion(input: { record: string; reveal: boolean }): Promise<IdentityQuestion>;
+  /** A person's answer, and what waits for it filed; leaves an audit event. */
+  identityResolve(input: IdentityAnswer): Promise<IdentityAnswered>;
   explain(input: { id: string }): Promise<ExplainReport>;
   reconcile(input: object, progress: (done: number) => void): Promise<ReconcileReport>;
   verify(input: object): Promise<VerifyResult>;
@@ -87,6 +92,11 @@ export interface AuditVerifyResult {
 
 export interface QuarantineReplayed extends ReplayReport {
   /** Document versions filed of what was taken. */
+  filed: number;
+}
+
+export interface IdentityAnswered extends IdentityResolved {
+  /** Document versions filed of what had waited. */
   filed: number;
 }
 

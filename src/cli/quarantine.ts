@@ -1,4 +1,7 @@
+import { userInfo } from 'node:os';
 import type { Command } from 'commander';
+import type { IdentityCandidate, IdentityQuestion, ShownPerson } from '../pipeline/identity.ts';
+import type { IdentityAnswered } from './operations.ts';
 import { outcomesText } from './progress.ts';
 import { print, table, withOperations } from './run.ts';
 
@@ -45,4 +48,94 @@ export function addQuarantineCommand(program: Command): void {
           : `${records} records decided again: ${outcomesText(outcomes)}. ${filed} document${filed === 1 ? '' : 's'} filed.`,
       );
     });
+  quarantine
+    .command('resolve <record>')
+    .description(
+      'who the patient of a held record is. Without an answer: shows, on a terminal, what differs, and a code for --seen; with one: links, and files what waits',
+    )
+    .option('--patient <id>', 'it is this patient (pat-…)')
+    .option('--new', 'it is somebody who is not known here yet')
+    .option('--reject', 'nothing of this patient of the source is taken')
+    .option('--seen <code>', 'the code under what was shown')
+    .option('--reason <words>', 'why; kept sealed')
+    .option('--take-demographics', 'name and birth date of this record are printed from now on')
+    .option('--move', 'what was filed of this patient of the source under somebody else is withdrawn there and goes along')
+    .option('--force', 'although an identifier of a configured authority says otherwise')
+    .option('--json', 'for machines; names nobody')
+    .addHelpText(
+      'after',
+      '\nExample:\n  $ oncobridge quarantine resolve rec-ew2nqk3pmbo5g7s6yxqf4jzh3a\n  $ oncobridge quarantine resolve rec-ew2nqk3pmbo5g7s6yxqf4jzh3a --patient pat-2m7… --seen 1f09c3aa --reason "married, see call of 3 March"',
+    )
+    .action(async (record: string, options: ResolveOptions, command: Command) => {
+      const { json, new: create, ...answer } = options;
+      if (answer.patient === undefined && create !== true && answer.reject !== true) {
+        // Names go to a person's eyes, not into a file or a pipe.
+        const reveal = process.stdout.isTTY && json !== true;
+        print(json, await withOperations(command, (operations) => operations.identityQuestion({ record, reveal })), questionText);
+        return;
+      }
+      const whole = { ...answer, record, reason: answer.reason ?? '', seen: answer.seen ?? '', by: userInfo().username };
+      const resolved = await withOperations(command, (operations) =>
+        operations.identityResolve(create === true ? { ...whole, create } : whole),
+      );
+      print(json, resolved, resolvedText);
+    });
+}
+
+interface ResolveOptions {
+  patient?: string;
+  new?: boolean;
+  reject?: boolean;
+  seen?: string;
+  reason?: string;
+  takeDemographics?: boolean;
+  move?: boolean;
+  force?: boolean;
+  json?: boolean;
+}
+
+function questionText(question: IdentityQuestion): string {
+  const { record, reason, patient, waiting, candidates, decided, person, seen } = question;
+  const rows = candidates.map((one) => [one.patient, whyText(one), one.differsOn.join(', ') || 'nothing', one.documents]);
+  const lines = [
+    `${reason ?? `known as ${patient}`}; ${waiting} record${waiting === 1 ? '' : 's'} held.`,
+    ...(decided === null ? [] : [`Decided on ${decided.at}: ${decided.patient ?? decided.choice}.`]),
+    '',
+    candidates.length === 0 ? 'No patient here comes into question.' : table(['patient', 'because of', 'differs in', 'documents'], rows),
+  ];
+  if (person === undefined) lines.push('', 'Names and birth dates are shown on a terminal only.');
+  else {
+    const shown = [person, ...candidates.map((one) => one.person)];
+    const head = ['', 'the source', ...candidates.map((one) => one.patient)];
+    const row = (name: string, of: (one: ShownPerson) => string | undefined) => [name, ...shown.map((one) => one && of(one))];
+    lines.push(
+      '',
+      table(head, [
+        row('name', (one) => one.name),
+        row('birth date', (one) => one.birthDate),
+        row('sex', (one) => one.sex),
+        row('identifiers', (one) => one.identifiers.join(', ')),
+      ]),
+    );
+  }
+  lines.push(
+    '',
+    'Answer with one of --patient pat-…, --new, --reject:',
+    `  oncobridge quarantine resolve ${record} --seen ${seen} --reason "…" --patient ${candidates[0]?.patient ?? 'pat-…'}`,
+  );
+  return lines.join('\n');
+}
+
+function whyText({ identifiers, before, link }: IdentityCandidate): string {
+  return [
+    ...(identifiers.length > 0 ? [`identifier of ${identifiers.join(', ')}`] : []),
+    ...(before ? ['matched before'] : []),
+    ...(link === null ? [] : [`link ${link}`]),
+  ].join('; ');
+}
+
+function resolvedText({ choice, patient, already, withdrawn, filed }: IdentityAnswered): string {
+  const who = patient === null ? 'rejected' : `${choice === 'new' ? 'new patient' : 'linked to'} ${patient}`;
+  if (already) return `Decided so before: ${who}. ${filed} documents filed.`;
+  return `${who}. ${filed} document${filed === 1 ? '' : 's'} filed${withdrawn === 0 ? '' : `, ${withdrawn} withdrawn`}.`;
 }

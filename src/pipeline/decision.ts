@@ -81,7 +81,9 @@ export function decide(
   if (patient.pat === null) {
     const reason = (patient.reason ?? 'PATIENT_UNKNOWN') as Reason;
     // Filed by an earlier version: held, so that the document of the patient whom it has left is found and withdrawn.
-    return reason === 'TEST_PATIENT' && !wasOwn ? skip(reason, true, classified.rule) : hold(reason, classified.rule);
+    return (reason === 'TEST_PATIENT' || reason === 'PATIENT_REJECTED') && !wasOwn
+      ? skip(reason, true, classified.rule)
+      : hold(reason, classified.rule);
   }
   return { outcome: 'pending', reason: null, rule: classified.rule, category: classified.category ?? null, pat, current: true };
 }

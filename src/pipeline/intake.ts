@@ -58,7 +58,12 @@ export function createIntake(parts: {
     page: Page,
     also: (tx: Sql) => Promise<void>,
   ): Promise<IntakeCounts> {
-    const run = last.then(() => store(source, stream, classify, page.records, also));
+    return inTurn(() => store(source, stream, classify, page.records, also));
+  }
+
+  /** Between two pages: whoever else makes pseudonyms. */
+  function inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const run = last.then(work);
     last = run.catch(() => {});
     return run;
   }
@@ -202,7 +207,7 @@ export function createIntake(parts: {
         raw,
         sealedFor: sealedForText(sealedFor),
         analyte,
-        notBefore: notBefore(before?.pat ?? null, decided.pat),
+        notBefore: notBefore(row.pat ?? before?.pat ?? null, decided.pat),
       }),
     );
     return done ? { outcome: decided.outcome, reason: decided.reason } : undefined;
@@ -286,7 +291,7 @@ export function createIntake(parts: {
     return counts;
   }
 
-  return { storePage, preview, reconsider };
+  return { storePage, preview, reconsider, inTurn };
 }
 
 function sealedForOf(s: Seen, decided: Pick<Decided, 'pat' | 'category'>): SealedFor {

@@ -5,6 +5,7 @@ import { type JsonObject, parseResource, stringifyLossless } from '../records/lo
 import { compareDemographics, demographicsOf, identifiersOf, isTestPatient, patientLinksOf } from '../records/patient-identity.ts';
 import type { Reason } from '../records/reasons.ts';
 import type { Database, Sql } from '../store/database.ts';
+import { type IdentityDecision, identityDecisions } from '../store/identity-decisions.ts';
 import {
   addIdentifiers,
   type BlindIdentifier,
@@ -42,6 +43,8 @@ interface Look {
   blind: readonly BlindIdentifier[];
   reason?: Reason;
   existing?: string;
+  /** What a person decided about exactly what the record says. */
+  decided?: IdentityDecision;
 }
 /** Ready to be written. */
 interface Settled {
@@ -53,7 +56,8 @@ interface Settled {
     pat: string;
     record: PatientRecord;
     blind: readonly BlindIdentifier[];
-    demographics: Buffer;
+    /** Undefined: those that stand are kept. */
+    demographics: Buffer | undefined;
     enrolment: OutboxItem | undefined;
   };
 }
@@ -80,10 +84,11 @@ export function createPatientMatching(parts: {
    */
   async function matchAll(source: string, records: readonly PatientRecord[]): Promise<MatchedPatients> {
     if (records.length === 0) return { patients: new Map(), store: async () => {} };
-    const found = await lookAll(records);
+    const found = await lookAll(source, records);
     const inPage = new Map<string, { pat: string; resource: JsonObject }>();
-    const settling = found.map(({ record, reason, blind, existing }) => {
+    const settling = found.map(async ({ record, reason, blind, existing, decided }) => {
       const held = (why: Reason): Promise<Settled> => settle({ record, reason: why });
+      if (decided !== undefined) return settleDecided(record, { pat: decided.pat, takesDemographics: decided.takes_demographics });
       if (reason !== undefined) return held(reason);
       const twins = blind.flatMap((identifier) => inPage.get(nameOf(identifier)) ?? []);
       const known = [...new Set([...(existing === undefined ? [] : [existing]), ...twins.map((twin) => twin.pat)])];
@@ -100,7 +105,30 @@ export function createPatientMatching(parts: {
     };
   }
 
-  async function lookAll(records: readonly PatientRecord[]): Promise<Look[]> {
+  /**
+   * What a person decided about this record's patient: their pseudonym, a new one (`pat` undefined), or nobody's (null). Nothing is
+   * matched; an identifier that is another's stays that one's.
+   */
+  async function matchDecided(
+    source: string,
+    record: PatientRecord,
+    decision: { pat: string | null | undefined; takesDemographics: boolean },
+  ): Promise<{ pat: string | null; store(tx: Sql): Promise<void> }> {
+    const settled = await settleDecided(record, decision);
+    return { pat: settled.pat, store: (tx) => store(tx, source, [settled]) };
+  }
+
+  async function settleDecided(
+    record: PatientRecord,
+    { pat, takesDemographics }: { pat: string | null | undefined; takesDemographics: boolean },
+  ): Promise<Settled> {
+    if (pat === null) return settle({ record, reason: 'PATIENT_REJECTED' });
+    const blind = await blindIdentifiers(record.resource);
+    if (pat === undefined) return settle({ record, blind, pat: newId('pat'), isNew: true });
+    return settle({ record, blind, pat, isNew: false, keepsDemographics: !takesDemographics });
+  }
+
+  async function lookAll(source: string, records: readonly PatientRecord[]): Promise<Look[]> {
     const looks = await Promise.all(records.map(read));
     const telling = looks.filter((look) => look.reason === undefined);
     const owners = new Map(
@@ -112,10 +140,11 @@ export function createPatientMatching(parts: {
       ).map((row) => [nameOf(row), row.pat]),
     );
     // A number that nobody has, on a record that is somebody's: the number was corrected, where name and birth date agree.
-    const before = await lastMatched(
-      database,
-      telling.map((look) => look.record.key),
-    );
+    const keysOf = (some: readonly Look[]): string[] => some.map((look) => look.record.key);
+    const [before, decisions] = await Promise.all([
+      lastMatched(database, keysOf(telling)),
+      identityDecisions(database, source, keysOf(looks.filter((look) => look.reason !== 'TEST_PATIENT'))),
+    ]);
     for (const look of telling) {
       const pats = [...new Set(look.blind.flatMap((identifier) => owners.get(nameOf(identifier)) ?? []))];
       const existing = pats[0] ?? before.get(look.record.key);
@@ -131,7 +160,30 @@ export function createPatientMatching(parts: {
         if (!isSamePerson(demographics, look.record)) look.reason = 'PATIENT_MISMATCH';
       }),
     );
+    for (const look of looks) {
+      const decision = decisions.get(look.record.key);
+      const agrees = look.reason === undefined && look.existing === decision?.pat;
+      // It holds for what the person saw; where the source says anything else now, it is asked anew.
+      if (decision !== undefined && !agrees && decision.facts === (await factsOf(look.record))) look.decided = decision;
+    }
     return looks;
+  }
+
+  /** HMAC of all that the record says of who it is: identifiers, names, birth date, links. */
+  async function factsOf({ resource, lastUpdated }: PatientRecord): Promise<string> {
+    const { nameTokens, birthDate } = demographicsOf(resource, config.authorities, lastUpdated);
+    const identifiers = identifiersOf(resource, config.authorities).map(({ authority, normalised, old }) => [authority, normalised, old]);
+    const links = patientLinksOf(resource).map(({ type, other }) => [type, other]);
+    return rows.blind('identity', JSON.stringify([identifiers, nameTokens, birthDate ?? null, links]));
+  }
+
+  function blindIdentifiers(resource: JsonObject): Promise<BlindIdentifier[]> {
+    return Promise.all(
+      identifiersOf(resource, config.authorities).map(async ({ authority, normalised }) => ({
+        authority,
+        blind: await rows.blind(`identifier:${authority}`, normalised),
+      })),
+    );
   }
 
   /** What the record says by itself: its identifiers, or why nobody may be told by them. */
@@ -140,12 +192,8 @@ export function createPatientMatching(parts: {
     const held = (reason: Reason): Look => ({ record, reason, blind: [] });
     if (config.excludeTestPatients && isTestPatient(resource)) return held('TEST_PATIENT');
     if (patientLinksOf(resource).some((link) => link.type === 'replaced-by' || link.type === 'replaces')) return held('PATIENT_LINK');
-    const identifiers = identifiersOf(resource, config.authorities);
-    if (identifiers.length === 0) return held('PATIENT_UNKNOWN');
-    const blind = await Promise.all(
-      identifiers.map(async ({ authority, normalised }) => ({ authority, blind: await rows.blind(`identifier:${authority}`, normalised) })),
-    );
-    return { record, blind };
+    const blind = await blindIdentifiers(resource);
+    return blind.length === 0 ? held('PATIENT_UNKNOWN') : { record, blind };
   }
 
   function isSamePerson(known: JsonObject, { resource, lastUpdated }: PatientRecord): boolean {
@@ -156,7 +204,7 @@ export function createPatientMatching(parts: {
   async function settle(
     choice:
       | { record: PatientRecord; reason: Reason }
-      | { record: PatientRecord; blind: readonly BlindIdentifier[]; pat: string; isNew: boolean },
+      | { record: PatientRecord; blind: readonly BlindIdentifier[]; pat: string; isNew: boolean; keepsDemographics?: boolean },
   ): Promise<Settled> {
     const { record } = choice;
     const { key, ref, resource } = record;
@@ -164,7 +212,10 @@ export function createPatientMatching(parts: {
     if ('reason' in choice) return { key, sealedId, pat: null, reason: choice.reason };
     const { pat, blind, isNew } = choice;
     const enrolment = isNew ? await statements.enrollPatient(pat, await custodian.enrollPatient(pat, categoryIds)) : undefined;
-    const demographics = await rows.seal(pat, 'core', `demographics/${pat}`, Buffer.from(JSON.stringify(resource)));
+    const demographics =
+      choice.keepsDemographics === true
+        ? undefined
+        : await rows.seal(pat, 'core', `demographics/${pat}`, Buffer.from(JSON.stringify(resource)));
     return { key, sealedId, pat, reason: null, matched: { pat, record, blind, demographics, enrolment } };
   }
 
@@ -185,7 +236,8 @@ export function createPatientMatching(parts: {
     );
     await linkSourcePatients(tx, source, settled);
     // Of two records of one person the last one tells.
-    const last = [...new Map(matched.map((one) => [one.pat, one])).values()];
+    const telling = matched.flatMap(({ demographics, ...one }) => (demographics === undefined ? [] : [{ ...one, demographics }]));
+    const last = [...new Map(telling.map((one) => [one.pat, one])).values()];
     await setDemographics(
       tx,
       last.map(({ pat, demographics, record }) => ({ pat, sealed: demographics, record: record.rec })),
@@ -200,7 +252,7 @@ export function createPatientMatching(parts: {
     });
   }
 
-  return { matchAll };
+  return { matchAll, matchDecided, factsOf, blindIdentifiers };
 }
 
 function nameOf({ authority, blind }: BlindIdentifier): string {

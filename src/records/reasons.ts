@@ -14,6 +14,7 @@ export const REASONS = {
   SUPPORTING: { kind: 'skip', text: 'Drawn into documents of other records; no document of its own.' },
   CATEGORY_NOT_CONFIGURED: { kind: 'skip', text: 'A known kind of record that no configured category covers.' },
   CONSENT_DENIED: { kind: 'skip', text: 'The patient does not permit it to be filed.' },
+  PATIENT_REJECTED: { kind: 'skip', text: 'A person decided that nothing of this patient of the source is taken.' },
   ERASED: { kind: 'skip', text: 'The person was erased here; nothing of them is taken.' },
   DELETED_AT_SOURCE: { kind: 'skip', text: 'Gone at the source before it was filed.' },
   WITHDRAWN_AT_SOURCE: { kind: 'skip', text: 'Entered in error or cancelled before it was filed.' },
@@ -31,9 +32,15 @@ export const REASONS = {
     kind: 'quarantine',
     text: 'The patient cannot be found at the source, or has no identifier of a configured authority.',
   },
-  PATIENT_AMBIGUOUS: { kind: 'quarantine', text: 'The identifiers lead to more than one patient.' },
-  PATIENT_MISMATCH: { kind: 'quarantine', text: 'The identifiers match, name or birth date do not. A person must decide.' },
-  PATIENT_LINK: { kind: 'quarantine', text: 'The patient was merged, replaced or unlinked at the source. A person must decide.' },
+  PATIENT_AMBIGUOUS: { kind: 'quarantine', text: 'The identifiers lead to more than one patient. Decide with `quarantine resolve`.' },
+  PATIENT_MISMATCH: {
+    kind: 'quarantine',
+    text: 'The identifiers match, name or birth date do not. Decide with `quarantine resolve`.',
+  },
+  PATIENT_LINK: {
+    kind: 'quarantine',
+    text: 'The patient was merged, replaced or unlinked at the source. Decide with `quarantine resolve`.',
+  },
   CONTENT_INVALID: { kind: 'quarantine', text: 'The content cannot be read as the kind of record it claims to be.' },
   TOO_LARGE: { kind: 'quarantine', text: 'Larger than the configured limit.' },
   MODIFIER_UNKNOWN: {

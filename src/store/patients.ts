@@ -23,6 +23,10 @@ export async function findPatients(sqlOn: Sql, identifiers: readonly BlindIdenti
     where (authority, blind) in (select * from unnest(${identifiers.map((i) => i.authority)}::text[], ${identifiers.map((i) => i.blind)}::text[]))`);
 }
 
+export async function identifiersOfPatient(sqlOn: Sql, pat: string): Promise<BlindIdentifier[]> {
+  return sqlOn.query(sql`select authority, blind from patient_identifier where pat = ${pat}`);
+}
+
 export async function insertPatients(tx: Sql, patients: readonly { pat: string; enrolledOutbox: string }[]): Promise<void> {
   if (patients.length === 0) return;
   await tx.query(sql`

@@ -314,15 +314,80 @@ export async function redecideHeld(
 }
 
 /**
- * Subjects that a record has left for a patient who is held: filed by its last version, while the current one names another
- * patient and cannot be filed.
+ * Subjects that a record has left for a patient who is held, or for one whose document is delayed: filed by its last version, while
+ * the current one names another patient and cannot be filed yet.
  */
 export async function subjectsLeftBehind(sqlOn: Sql): Promise<string[]> {
   const rows = await sqlOn.query<{ sub: string }>(sql`
     select distinct o.sub from record r join record o on o.key = r.key and not o.current and o.outcome = 'own'
       join subject s on s.sub = o.sub and s.withdrawn_at is null
-    where r.outcome = 'quarantine' and r.current and (r.reason like 'PATIENT\\_%' or r.reason = 'TEST_PATIENT') and o.patient_key is distinct from r.patient_key`);
+    where r.outcome = 'quarantine' and r.current and (r.reason like 'PATIENT\\_%' or r.reason = 'TEST_PATIENT') and o.patient_key is distinct from r.patient_key
+    union
+    select o.sub from record r join record o on o.key = r.key and not o.current and o.outcome = 'own' and o.pat <> r.pat
+      join subject s on s.sub = o.sub and s.withdrawn_at is null
+    where r.outcome = 'pending' and r.corrects and r.current and r.not_before > now()`);
   return rows.map((row) => row.sub);
+}
+
+/** The source's patient whom a record is (a Patient itself) or is about; null: it names none. */
+export async function patientOfRecord(sqlOn: Sql, rec: string): Promise<{ source: string; key: string | null } | undefined> {
+  const [row] = await sqlOn.query<{ source: string; key: string | null }>(
+    sql`select source, case when type = 'Patient' then key else patient_key end as key from record where rec = ${rec}`,
+  );
+  return row;
+}
+
+/** The Patient record of a source under this key, as it stands there now. */
+export async function currentPatientRecord(sqlOn: Sql, source: string, key: string): Promise<RecordRow | undefined> {
+  const [row] = await sqlOn.query<RecordRow>(
+    sql`select ${COLUMNS} from record where key = ${key} and source = ${source} and type = 'Patient' and current and not deleted`,
+  );
+  return row;
+}
+
+/** It is this patient's from now on, or (null) nobody's; sealed for whom it is. */
+export async function setPatientOfRecord(
+  tx: Sql,
+  rec: string,
+  of: { pat: string | null; raw: Buffer; sealedFor: string | null },
+): Promise<void> {
+  await tx.query(sql`update record set pat = ${of.pat}, raw = ${of.raw}, sealed_for = ${of.sealedFor} where rec = ${rec}`);
+}
+
+/** How many records about this patient of a source are held for their sake. */
+export async function countHeldOf(sqlOn: Sql, source: string, patientKey: string): Promise<number> {
+  const [row] = await sqlOn.query<{ n: number }>(sql`
+    select count(*) as n from record
+    where outcome = 'quarantine' and current and reason like 'PATIENT\\_%' and source = ${source} and patient_key = ${patientKey}`);
+  return row?.n ?? 0;
+}
+
+/** Documents filed of this patient of a source, by the pseudonym under which they stand; only of these pseudonyms. */
+export async function filedOf(
+  sqlOn: Sql,
+  source: string,
+  patientKey: string,
+  pats: readonly string[],
+): Promise<{ pat: string; sub: string }[]> {
+  return sqlOn.query(sql`
+    select distinct r.pat, r.sub from record r join subject s on s.sub = r.sub and s.withdrawn_at is null
+    where r.pat = any(${pats}) and r.source = ${source} and r.current and r.outcome = 'own' and r.patient_key = ${patientKey}`);
+}
+
+/**
+ * Records about this patient of a source are held, to be decided again: what was put aside by a rejection; of `pats` also what waits
+ * to be filed, and with `subs` what these subjects are made of.
+ */
+export async function holdAgain(
+  tx: Sql,
+  of: { source: string; patientKey: string; pats: readonly string[]; subs: readonly string[] },
+): Promise<void> {
+  const hold = sql`update record set outcome = 'quarantine', reason = 'PATIENT_MISMATCH', sub = null, document = null, document_version = null`;
+  const theirs = sql`current and source = ${of.source} and patient_key = ${of.patientKey}`;
+  await tx.query(sql`${hold} where ${theirs} and outcome = 'skip' and reason = 'PATIENT_REJECTED'`);
+  await tx.query(
+    sql`${hold} where ${theirs} and pat = any(${of.pats}) and (outcome = 'pending' or (outcome = 'own' and sub = any(${of.subs})))`,
+  );
 }
 
 /** Another subject takes these records over, or theirs is to be put together anew. */

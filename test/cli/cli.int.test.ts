@@ -8,6 +8,7 @@ import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
 import { createSimulator, type Simulator } from '../../simulator/simulator.ts';
+import { PEOPLE } from '../../simulator/stories/people.ts';
 import { createProgram } from '../../src/cli/program.ts';
 import { createProgress } from '../../src/cli/progress.ts';
 import { createDatabase } from '../../src/store/database.ts';
@@ -36,9 +37,9 @@ function launch(args: readonly string[]): Promise<Ran> {
   });
 }
 /** The same in the process that has run the commands before: one at a time. */
-async function run(args: readonly string[], environment = env): Promise<Ran> {
+async function run(args: readonly string[], environment = env, terminal = false): Promise<Ran> {
   const answered = Promise.race([once(host, 'message'), hostEnded]);
-  host.send({ args, env: environment } satisfies Asked);
+  host.send({ args, env: environment, terminal } satisfies Asked);
   const [ran] = (await answered) as [Ran];
   return ran;
 }
@@ -210,6 +211,7 @@ test('beside a running server commands work in it; stop ends it', async () => {
   assert.match(await (await fetch(`${operations}/metrics`)).text(), /oncobridge_ledger_height \d+/);
 
   await quarantineCommands();
+  await resolveCommand();
   assert.deepEqual((await json<{ differences: unknown[] }>('reconcile')).differences, []);
   await auditCommands();
   for (const unknown of ['--source', '--stream']) {
@@ -252,6 +254,40 @@ async function quarantineCommands(): Promise<void> {
     const wrong = await cli('quarantine', 'replay', option, value);
     assert.deepEqual([wrong.code, wrong.err.split(':')[0]], [1, code], wrong.err);
   }
+}
+
+/** The simulator's patient without a number of a configured authority, whose records wait for a person. */
+async function resolveCommand(): Promise<void> {
+  const groups = await json<{ example: string; reason: string; source: string }[]>('quarantine', 'list');
+  const unknown = groups.filter(({ reason, source }) => reason === 'PATIENT_UNKNOWN' && source === 'ehr');
+  const record = unknown[0]?.example ?? assert.fail('no record without a known patient is held');
+  const resolve = (...args: string[]): Promise<Ran> => cli('quarantine', 'resolve', record, ...args);
+  const { family } = PEOPLE.unnumbered;
+
+  const piped = await resolve();
+  assert.equal(piped.code, 0, piped.err);
+  assert.match(piped.out, /^PATIENT_UNKNOWN; \d+ records? held\.[\s\S]*on a terminal only/);
+  const seen = /--seen ([0-9a-f]{8})/.exec(piped.out)?.[1] ?? assert.fail('no code');
+  const onTerminal = await run(['--config', config, 'quarantine', 'resolve', record], env, true);
+  assert.ok(onTerminal.out.includes(family) && onTerminal.out.includes(PEOPLE.unnumbered.birthDate), onTerminal.out);
+  const machine = await run(['--config', config, 'quarantine', 'resolve', record, '--json'], env, true);
+  for (const { out } of [piped, machine]) assert.ok(!out.includes(family), 'a name in a pipe');
+
+  for (const [args, code] of [
+    [['--new', '--seen', seen], 'BAD_REQUEST'],
+    [['--new', '--reject', '--seen', seen, '--reason', 'both'], 'BAD_REQUEST'],
+    [['--new', '--reason', 'not looked at'], 'CONFLICT'],
+    [['--patient', 'pat-aaaaaaaaaaaaaaaaaaaaaaaaaa', '--seen', seen, '--reason', 'nobody'], 'NOT_FOUND'],
+  ] as const) {
+    const wrong = await resolve(...args);
+    assert.deepEqual([wrong.code, wrong.err.split(':')[0]], [1, code], wrong.err);
+  }
+  const answer = ['--new', '--seen', seen, '--reason', 'a visitor from abroad'];
+  const answered = await resolve(...answer);
+  assert.match(answered.out, /^new patient pat-[a-z2-7]{26}\. [1-9]\d* documents? filed\.\n$/, answered.err);
+  assert.match((await resolve(...answer)).out, /^Decided so before: new patient pat-/);
+  const left = await json<{ reason: string; source: string }[]>('quarantine', 'list');
+  assert.ok(!left.some(({ reason, source }) => reason === 'PATIENT_UNKNOWN' && source === 'ehr'));
 }
 
 async function auditCommands(): Promise<void> {

@@ -9,6 +9,8 @@ import { exitWith } from '../../src/cli/run.ts';
 export interface Asked {
   args: readonly string[];
   env: Readonly<Record<string, string>>;
+  /** Standard output is a terminal. */
+  terminal?: boolean;
 }
 export interface Ran {
   code: number;
@@ -24,10 +26,11 @@ function throwing(command: Command): Command {
 
 const own = { ...process.env };
 
-async function run({ args, env }: Asked): Promise<Ran> {
+async function run({ args, env, terminal = false }: Asked): Promise<Ran> {
   const ran: Ran = { code: 0, out: '', err: '' };
   process.env = { ...own, ...env };
   process.exitCode = 0;
+  process.stdout.isTTY = terminal;
   const write = { stdout: process.stdout.write, stderr: process.stderr.write };
   process.stdout.write = (text: string | Uint8Array) => {
     ran.out += text.toString();

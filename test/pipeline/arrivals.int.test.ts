@@ -287,6 +287,28 @@ describe('records as they may come', () => {
   });
 });
 
+test('a record that moves to another patient is hidden at once, however long the right document waits', async () => {
+  const { url, database } = await withTestDatabase();
+  const world = await createPipelineWorld({ databaseUrl: url, server: 'pipeline: { wrongPatientDelay: 1h }' });
+  try {
+    const source = scriptedSource(world.core);
+    await source.tell('notes', [patientRecord('p1', '1001'), patientRecord('p2', '1002', { family: 'Other' }), noteRecord('n1')]);
+    await source.tell('notes', [noteRecord('n1', { version: 2, patient: 'Patient/p2' })]);
+    assert.deepEqual(await database.query(sql`select version, withdrawn_reason as reason from subject`), [
+      { version: 1, reason: 'WRONG_PATIENT' },
+    ]);
+    assert.deepEqual(await database.query(sql`select outcome from record where type = 'DocumentReference' and current`), [
+      { outcome: 'pending' },
+    ]);
+    await database.query(sql`update record set not_before = now() where outcome = 'pending'`);
+    await world.core.assembler.drain();
+    const standing = await database.query(sql`select version from subject where withdrawn_at is null`);
+    assert.deepEqual(standing, [{ version: 1 }]);
+  } finally {
+    await world.close();
+  }
+});
+
 test('a stop while much waits: what is under way is finished, the rest is left for the next start', async () => {
   const { url, database } = await withTestDatabase();
   const world = await createPipelineWorld({ databaseUrl: url });
