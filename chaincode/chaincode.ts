@@ -26,7 +26,9 @@ export function createChaincode(options: ChaincodeOptions = {}): ChaincodeInterf
   const invoke = async (stub: ChaincodeStub): Promise<ChaincodeResponse> => {
     try {
       const [name = '', ...args] = stub.getStringArgs();
-      const result = Object.hasOwn(TRANSACTIONS, name) ? await transact(stub, name, args) : await runQuery(readHost(peerState(stub)), name, args);
+      const result = Object.hasOwn(TRANSACTIONS, name)
+        ? await transact(stub, name, args)
+        : await runQuery(readHost(peerState(stub)), name, args);
       return { status: 200, message: '', payload: Buffer.from(result) };
     } catch (error) {
       if (error instanceof Refusal) return failed(`REFUSED ${error.message}`);
@@ -66,7 +68,8 @@ function peerState(stub: ChaincodeStub): StateReader {
       // To the last row, and never by page: what a page ends with is not checked at commit.
       for (;;) {
         const { value: row, done } = await iterator.next();
-        if (row?.key !== undefined && row.key !== '') rows.push({ key: row.key, value: Buffer.from(row.value).toString(), version: UNVERSIONED });
+        if (row?.key !== undefined && row.key !== '')
+          rows.push({ key: row.key, value: Buffer.from(row.value).toString(), version: UNVERSIONED });
         if (done || row === undefined || row === null) break;
       }
       await iterator.close();

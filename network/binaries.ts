@@ -105,7 +105,10 @@ async function build(go: string, folder: string, env: NodeJS.ProcessEnv, onProgr
       child.once('error', () => done(-1));
       child.once('close', (status) => done(status ?? -1));
     });
-    if (code !== 0) throw new CodedError('FABRIC_BUILD', { diagnostics: `go install ended with ${code}: ${said.trim().split('\n').slice(-4).join(' | ')}` });
+    if (code !== 0)
+      throw new CodedError('FABRIC_BUILD', {
+        diagnostics: `go install ended with ${code}: ${said.trim().split('\n').slice(-4).join(' | ')}`,
+      });
     const absent = await absentIn(half);
     if (absent.length > 0) throw new CodedError('FABRIC_BUILD', { diagnostics: `go install made no ${absent.join(', ')}.` });
     await publish(half, folder);

@@ -1,0 +1,65 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { canHaveBinaries } from '../../network/binaries.ts';
+import { createNetwork, type FabricNetwork, type NetworkOptions } from '../../network/network.ts';
+import { newId } from '../../src/ids.ts';
+
+/** Three institutions, the first of them ours in most tests. */
+export interface TestNetwork extends FabricNetwork {
+  institutions: readonly { name: string; institution: string; msp: string; peers: 1 | 2 }[];
+}
+
+export type TestNetworkOptions = Partial<Omit<NetworkOptions, 'folder' | 'institutions'>> & {
+  /** Peers of the first institution. */
+  firstPeers?: 1 | 2;
+};
+
+const present = await canHaveBinaries();
+const SKIPPED = "SKIPPED: neither Fabric's commands nor Go to build them; Fabric is NOT tested. REQUIRE_FABRIC=1 makes this fail.";
+let guarded = false;
+const folders = new Set<FabricNetwork>();
+
+/** Options of every test that needs a network: `test('…', fabricTest(), async () => …)`. Skips loudly; fails under REQUIRE_FABRIC=1. */
+export function fabricTest(): { skip?: string } {
+  if (present) return {};
+  if (!guarded) {
+    guarded = true;
+    test("Fabric's commands are there where they are required", () => assert.notEqual(process.env['REQUIRE_FABRIC'], '1', SKIPPED));
+  }
+  return { skip: SKIPPED };
+}
+
+/** For what only the gate runs: other orderings, second peers. `FABRIC_FULL=1` runs it elsewhere. */
+export function fullFabricTest(): { skip?: string } {
+  const wanted = process.env['REQUIRE_FABRIC'] === '1' || process.env['FABRIC_FULL'] === '1';
+  return present && !wanted ? { skip: 'SKIPPED: slow; FABRIC_FULL=1 or REQUIRE_FABRIC=1 runs it.' } : fabricTest();
+}
+
+/**
+ * A Fabric network from nothing, of its own, up: three institutions `alpha`, `beta`, `gamma` with a peer each and one
+ * orderer. Taken down, folder and all, at the end of the test process at the latest.
+ */
+export async function withTestNetwork(options: TestNetworkOptions = {}): Promise<TestNetwork> {
+  const { firstPeers = 1, ...rest } = options;
+  const institutions = ['alpha', 'beta', 'gamma'].map((name, i) => ({
+    name,
+    institution: newId('inst'),
+    msp: `${name}MSP`,
+    peers: i === 0 ? firstPeers : (1 as const),
+  }));
+  const folder = await mkdtemp(join(tmpdir(), 'oncobridge-fabric-'));
+  const network = await createNetwork({ ...rest, folder, institutions });
+  folders.add(network);
+  await network.up();
+  return { ...network, institutions };
+}
+
+after(async () => {
+  for (const network of folders) {
+    await network.down();
+    await rm(network.folder, { recursive: true, force: true });
+  }
+});
