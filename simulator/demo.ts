@@ -60,7 +60,7 @@ const simulator = await createSimulator();
 story.line('The department is two servers on this machine, with synthetic patients:');
 story.line(`  aria  the radiotherapy information system, ${simulator.aria.baseUrl}: courses and notes`);
 story.line(`  ehr   the hospital's record, ${simulator.ehr.baseUrl}: laboratory results and notes`);
-const site = await fabric?.startFabricSite({ run, simulator, story });
+const site = await fabric?.startFoundedSite({ run, simulator, story });
 // The sample configuration as it ships, with a data folder of the demo's own and free ports.
 const config = site?.config ?? copyConfig({ run, sample: 'embedded.yaml', simulator });
 const settings = await readSettings(config);
