@@ -18,10 +18,8 @@ function statusText(status: StatusReport): string {
   return [
     `oncobridge ${status.version}, ${status.institution}, config ${status.configHash.slice(0, 12)}`,
     `database  ${status.database}`,
-    `ledger    ${ledger.kind}: ${!ledger.reachable ? 'DOES NOT ANSWER' : `${ledger.nodes} node${ledger.nodes === 1 ? '' : 's'}, ${ledger.consensus}; height ${ledger.height}`}, projected ${ledger.projected}, ${ledger.fresh ? 'fresh' : 'STALE'}${ledger.ageSeconds === null ? '' : ` (${ledger.ageSeconds} s)`}, ${ledger.alarms} alarms`,
-    ...(ledger.peers.length === 0
-      ? []
-      : [`peers     ${ledger.peers.map(({ name, state }) => `${name} ${state === 'closed' ? 'in use' : 'DOES NOT ANSWER'}`).join(', ')}`]),
+    `ledger    ${ledgerText(ledger)}`,
+    ...(ledger.peers.length === 0 ? [] : [`peers     ${ledger.peers.map(peerText).join(', ')}`]),
     `outbox    ${outbox.depth} unsettled, oldest ${Math.round(outbox.oldestSeconds)} s`,
     `queue     ${queue.waiting} waiting, ${queue.active} active, ${queue.delayed} delayed, ${queue.failed} failed`,
     `documents ${status.documents}`,
@@ -38,4 +36,14 @@ function statusText(status: StatusReport): string {
       ]),
     ),
   ].join('\n');
+}
+
+function ledgerText({ kind, reachable, consensus, height, projected, fresh, ageSeconds, alarms }: StatusReport['ledger']): string {
+  const there = reachable ? `${consensus}; height ${height}` : 'DOES NOT ANSWER';
+  const age = ageSeconds === null ? '' : `, own newest ${ageSeconds} s ago`;
+  return `${kind}: ${there}, projected ${projected}, ${fresh ? 'fresh' : 'STALE'}${age}, ${alarms} alarms`;
+}
+
+function peerText({ name, state }: StatusReport['ledger']['peers'][number]): string {
+  return `${name} ${state === 'closed' ? 'in use' : 'DOES NOT ANSWER'}`;
 }

@@ -55,6 +55,13 @@ function checkPair(certificateAt: readonly PropertyKey[], certificate: string, k
   }
 }
 
+/** What stands for a certificate where values are printed. */
+export function describeCertificate(pem: string): string {
+  const certificate = certificateOf(pem);
+  if (certificate === undefined) return '(certificate)';
+  return `(certificate of ${certificate.subject.replaceAll('\n', ', ')}, to ${certificate.validToDate.toISOString().slice(0, 10)})`;
+}
+
 function certificateOf(pem: string): X509Certificate | undefined {
   try {
     return new X509Certificate(pem);

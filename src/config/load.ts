@@ -4,7 +4,7 @@ import { dirname, relative, resolve } from 'node:path';
 import { isMap, isScalar, isSeq, LineCounter, type Node, parseDocument } from 'yaml';
 import type { z } from 'zod';
 import { CodedError } from '../errors.ts';
-import { checkFabric } from './fabric-check.ts';
+import { checkFabric, describeCertificate } from './fabric-check.ts';
 import { isReferenced, resolveReferences, stripReference } from './references.ts';
 import { parseDurationMs, type ServerConfig, type SourceConfig, serverSchema, sourceSchema } from './schema.ts';
 
@@ -168,13 +168,15 @@ function readFile<S extends z.ZodType>(file: string, schema: S, reading: Reading
     const { line, column } = place(path);
     const given = valueAt(tree, path) !== undefined;
     const secret = isSecretPath(path);
+    const certificate = typeof value === 'string' && value.includes('-----BEGIN CERTIFICATE-----');
     reading.values.push({
       path: `${shown}#${name}`,
-      value: secret ? '(secret)' : value,
+      value: secret ? '(secret)' : certificate ? describeCertificate(value) : value,
       origin: reference ?? (given ? `${shown}:${line}:${column}` : 'default'),
       secret,
     });
-    if (!secret) reading.hash.update(`${name}=${JSON.stringify(value)}\n`);
+    // Renewing a certificate changes nothing that a record is decided by.
+    if (!secret && !certificate) reading.hash.update(`${name}=${JSON.stringify(value)}\n`);
   });
   return { value: parsed.data, place };
 }

@@ -59,6 +59,7 @@ test('printed values hold origins and no secret', () => {
   const value = (path: string) => loaded.values.find((v) => v.path.endsWith(`#${path}`));
   assert.equal(value('database.url')?.origin, 'env:DATABASE_URL');
   assert.equal(value('outbox.batch')?.origin, 'default');
+  assert.match(String(value('ledger.certificate')?.value), /^\(certificate of .*gw-1.*, to \d{4}-\d{2}-\d{2}\)$/);
   assert.match(value('institution.zone')?.origin ?? '', /production\.yaml:\d+:\d+$/);
 });
 
