@@ -15,6 +15,8 @@ export interface TestNetwork extends FabricNetwork {
 export type TestNetworkOptions = Partial<Omit<NetworkOptions, 'folder' | 'institutions'>> & {
   /** Peers of the first institution. */
   firstPeers?: 1 | 2;
+  /** Default `alpha`, `beta`, `gamma` with new ids. */
+  institutions?: TestNetwork['institutions'];
 };
 
 const present = await canHaveBinaries();
@@ -43,13 +45,15 @@ export function fullFabricTest(): { skip?: string } {
  * orderer. Taken down, folder and all, at the end of the test process at the latest.
  */
 export async function withTestNetwork(options: TestNetworkOptions = {}): Promise<TestNetwork> {
-  const { firstPeers = 1, ...rest } = options;
-  const institutions = ['alpha', 'beta', 'gamma'].map((name, i) => ({
-    name,
-    institution: newId('inst'),
-    msp: `${name}MSP`,
-    peers: i === 0 ? firstPeers : (1 as const),
-  }));
+  const { firstPeers = 1, ids, ...rest } = options;
+  const institutions =
+    options.institutions ??
+    ['alpha', 'beta', 'gamma'].map((name, i) => ({
+      name,
+      institution: newId('inst'),
+      msp: `${name}MSP`,
+      peers: i === 0 ? firstPeers : (1 as const),
+    }));
   const folder = await mkdtemp(join(tmpdir(), 'oncobridge-fabric-'));
   const network = await createNetwork({ ...rest, folder, institutions });
   folders.add(network);
