@@ -34,18 +34,12 @@ export function fabricTest(): { skip?: string } {
   return { skip: SKIPPED };
 }
 
-/** For what only the gate runs: other orderings, second peers. `FABRIC_FULL=1` runs it elsewhere. */
-export function fullFabricTest(): { skip?: string } {
-  const wanted = process.env['REQUIRE_FABRIC'] === '1' || process.env['FABRIC_FULL'] === '1';
-  return present && !wanted ? { skip: 'SKIPPED: slow; FABRIC_FULL=1 or REQUIRE_FABRIC=1 runs it.' } : fabricTest();
-}
-
 /**
  * A Fabric network from nothing, of its own, up: three institutions `alpha`, `beta`, `gamma` with a peer each and one
  * orderer. Taken down, folder and all, at the end of the test process at the latest.
  */
 export async function withTestNetwork(options: TestNetworkOptions = {}): Promise<TestNetwork> {
-  const { firstPeers = 1, ids, ...rest } = options;
+  const { firstPeers = 1, ...rest } = options;
   const institutions =
     options.institutions ??
     ['alpha', 'beta', 'gamma'].map((name, i) => ({
