@@ -18,6 +18,7 @@ import { createProjection } from '../src/ledger/projection.ts';
 import { createFileBlobs } from '../src/store/blob-files.ts';
 import { createDatabase, type Database } from '../src/store/database.ts';
 import { createEmbeddedPostgres } from '../src/store/embedded-postgres.ts';
+import { createGatheredReads } from '../src/store/gathered-reads.ts';
 import { migrate } from '../src/store/migrate.ts';
 import { insertResources, prepareResources } from '../src/store/resources.ts';
 import { sql } from '../src/store/sql.ts';
@@ -58,12 +59,14 @@ export async function createReadWorld(documents: number, filler = 0): Promise<Re
   const directory = await mkdtemp(join(tmpdir(), 'oncobridge-bench-'));
   const postgres = await createEmbeddedPostgres({ directory: join(directory, 'postgres') });
   const database = createDatabase({ url: postgres.url, maxConnections: 16 });
+  const reads = createGatheredReads({ url: postgres.url });
   const custodian = await createFileCustodian({
     directory: join(directory, 'keys'),
     passphrase: randomBytes(24).toString('hex'),
     institution: INSTITUTION,
   });
   const close = async (): Promise<void> => {
+    await reads.close();
     await database.close();
     await custodian.close();
     await postgres.stop();
@@ -87,6 +90,7 @@ export async function createReadWorld(documents: number, filler = 0): Promise<Re
       close,
       parts: {
         database,
+        reads,
         rows,
         sealer: createSealer({ custodian }),
         blobs: createFileBlobs({ directory: join(directory, 'blobs') }),

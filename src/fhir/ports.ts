@@ -4,7 +4,7 @@ import type { Actor } from '../auth/actor.ts';
 import type { Interaction } from '../auth/scopes.ts';
 import type { readableScope } from '../consent/readable-scope.ts';
 import type { BlobStore } from '../store/blobs.ts';
-import type { Database } from '../store/database.ts';
+import type { Database, Sql } from '../store/database.ts';
 import type { Sealer } from '../vault/sealed-object.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 
@@ -78,6 +78,8 @@ export interface AuditEventPort {
 
 export interface FacadeParts {
   database: Database;
+  /** Look-ups by id, those of requests at the same time together: `createGatheredReads` of src/store/gathered-reads.ts. */
+  reads: Sql;
   rows: SealedRows;
   sealer: Sealer;
   blobs: BlobStore;

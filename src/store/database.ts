@@ -20,7 +20,8 @@ export interface Database extends Sql {
 }
 
 const INT8: number = pgTypes.builtins.INT8;
-const types = {
+/** How the columns of rows are read, on every connection: see `Sql`. */
+export const rowTypes = {
   getTypeParser: ((oid: number, format?: 'text' | 'binary') => {
     // int8 and numeric counts stay far below 2^53 here: block numbers, sequence numbers, byte sizes.
     if (oid === INT8) return Number;
@@ -33,7 +34,12 @@ const UNFORCED = 'begin; set local synchronous_commit = off';
 /** A pool of connections to the PostgreSQL at `url`. */
 export function createDatabase(options: { url: string; maxConnections?: number; onError?: (error: Error) => void }): Database {
   const onError = options.onError ?? (() => {});
-  const pool = new Pool({ connectionString: options.url, max: options.maxConnections ?? 10, types, application_name: 'oncobridge' });
+  const pool = new Pool({
+    connectionString: options.url,
+    max: options.maxConnections ?? 10,
+    types: rowTypes,
+    application_name: 'oncobridge',
+  });
   // A connection that dies while idle must not end the process: the next query takes another.
   pool.on('error', onError);
   // Nor one that dies between two statements of a transaction, when the pool has lent it out and listens no more.

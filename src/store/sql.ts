@@ -86,7 +86,12 @@ function step(from: Shape, by: readonly string[] | 'value'): Shape {
   return to;
 }
 
-function write(fragment: SqlFragment): string {
+/** The text with `name(n)` in place of $n, n as `compile` counts them; written anew each time. */
+export function renamed(fragment: SqlFragment, name: (n: number) => string): string {
+  return write(fragment, name);
+}
+
+function write(fragment: SqlFragment, name = (n: number): string => `$${n}`): string {
   const parts: string[] = [];
   let values = 0;
   const add = (part: SqlFragment): void => {
@@ -95,7 +100,7 @@ function write(fragment: SqlFragment): string {
       if (i >= part.holes.length) return;
       const hole = part.holes[i];
       if (hole instanceof SqlFragment) add(hole);
-      else parts.push(`$${++values}`);
+      else parts.push(name(++values));
     });
   };
   add(fragment);

@@ -3,10 +3,29 @@ import { createHash } from 'node:crypto';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import pg from 'pg';
+import { misfiledScope } from '../../src/consent/misfiled-scope.ts';
 import { readableScope, type ScopeQuestion } from '../../src/consent/readable-scope.ts';
-import { compile } from '../../src/store/sql.ts';
+import { decide } from '../../src/ledger/contract/decision.ts';
+import { RIGHTS } from '../../src/ledger/contract/shapes.ts';
+import type { Sql } from '../../src/store/database.ts';
+import { createGatheredReads } from '../../src/store/gathered-reads.ts';
+import { compile, sql } from '../../src/store/sql.ts';
 import { withTestDatabase } from '../store/test-database.ts';
-import { type Asked, actors, asked, at, decisionState, expectedScope, worlds, writeWorld } from './scope-world.ts';
+import {
+  type Asked,
+  actors,
+  asked,
+  at,
+  CATEGORIES,
+  decisionState,
+  expectedScope,
+  INST,
+  OTHER,
+  pat,
+  questionOf,
+  worlds,
+  writeWorld,
+} from './scope-world.ts';
 
 const SEED = Number(process.env['SEED'] ?? 20261123);
 
@@ -138,6 +157,55 @@ test('without any one of its conjuncts the scope is another', async (t) => {
   assert.ok(killed.size > 40, `only ${killed.size} conjuncts were found`);
 });
 
+test('what was filed to the wrong person opens to whom the decision names, and without any one of its conjuncts to others', async (t) => {
+  const { database, url } = await withTestDatabase();
+  const client = await connect(url);
+  t.after(() => client.end());
+  const producers = [INST, OTHER];
+  const producersOf = async (q: Asked, mutate = (text: string): string => text): Promise<string[]> => {
+    const scope = misfiledScope(q);
+    if (scope === undefined) return [];
+    const { text, values } = compile(scope);
+    const { rows } = await client.query<{ producer: string }>(mutate(text), [...values]);
+    return [...new Set(rows.map((row) => row.producer))].sort();
+  };
+  let permitted = 0;
+  const survivors = new Set<string>();
+  const killed = new Set<string>();
+  for (const drawn of fc.sample(worlds(1, 2), { numRuns: 20, seed: SEED + 2 })) {
+    // Every other one is an officer: roles are drawn too seldom for a question that only one of them may ask.
+    const world = { ...drawn, members: drawn.members.map((m, i) => (i % 2 === 0 ? { ...m, role: 'privacy-officer' as const } : m)) };
+    await writeWorld(database, world);
+    const state = decisionState(world);
+    const everybody = actors.flatMap((actor): Asked[] =>
+      RIGHTS.flatMap((right) => [0, 3, 6].map((moment) => ({ actor, purpose: 'HOPERAT', right, now: at(moment) }))),
+    );
+    for (const q of everybody) {
+      const expected = producers.filter((producer) => {
+        const question = {
+          ...questionOf(q, { inst: producer, pat: pat(0) }, 'laboratory'),
+          document: { withdrawn: true, misfiled: { producer } },
+        };
+        return decide(state, question).decision === 'permit';
+      });
+      assert.deepEqual(await producersOf(q), expected);
+      permitted += expected.length;
+      const scope = misfiledScope(q);
+      for (const { from, to } of scope === undefined ? [] : conjuncts(compile(scope).text)) {
+        const name = compile(scope ?? sql``)
+          .text.slice(from, to)
+          .trim();
+        const mutant = await producersOf(q, (whole) => `${whole.slice(0, from)} (true or (${whole.slice(from, to)})) ${whole.slice(to)}`);
+        if (JSON.stringify(mutant) !== JSON.stringify(expected)) killed.add(name);
+        else survivors.add(name);
+      }
+    }
+  }
+  for (const name of killed) survivors.delete(name);
+  assert.deepEqual([...survivors], []);
+  assert.ok(permitted > 20 && killed.size === 5, `${permitted} permits, ${killed.size} conjuncts`);
+});
+
 /** Of the rows of a scope, merged periods within merged periods: whether nothing is in `part` that is not in `whole`. */
 function within(part: Map<string, string>, whole: Map<string, string>): boolean {
   const bounds = (text: string): [number, number][] =>
@@ -191,4 +259,28 @@ test('what is granted directly is within what the decision permits, and most of 
   assert.ok(found > permitted / 4, `only ${found} of ${permitted} are granted directly`);
   assert.deepEqual([...survivors], []);
   assert.ok(killed.size > 20, `only ${killed.size} conjuncts were found`);
+});
+
+test('who asks together with others finds what they would find alone', async (t) => {
+  const { database, url } = await withTestDatabase();
+  const reads = createGatheredReads({ url });
+  t.after(() => reads.close());
+  const rowsOf = async (on: Sql, q: Asked): Promise<string[]> => {
+    // As a read by id asks: the scope as a CTE, for one row.
+    const of = (category: string): Promise<object[]> =>
+      on.query(sql`with scope as not materialized (${readableScope(direct(q))}) select s.* from scope s where s.category = ${category}`);
+    const found = await Promise.all(CATEGORIES.map(of));
+    return found.map((rows) => JSON.stringify(rows.map((row) => JSON.stringify(row)).sort()));
+  };
+  let rows = 0;
+  await fc.assert(
+    fc.asyncProperty(worlds(5, 25), fc.array(asked, { minLength: 12, maxLength: 12 }), async (world, questions) => {
+      await writeWorld(database, world);
+      const together = await Promise.all(questions.map((q) => rowsOf(reads, q)));
+      for (const [i, q] of questions.entries()) assert.deepEqual(together[i], await rowsOf(database, q));
+      rows += together.flat().filter((found) => found !== '[]').length;
+    }),
+    { numRuns: 15, seed: SEED },
+  );
+  assert.ok(rows > 50, `only ${rows} found anything`);
 });

@@ -15,6 +15,7 @@ import type { TimeRange } from '../../src/records/fhir-time.ts';
 import { createFileBlobs } from '../../src/store/blob-files.ts';
 import type { BlobStore } from '../../src/store/blobs.ts';
 import type { Database } from '../../src/store/database.ts';
+import { createGatheredReads } from '../../src/store/gathered-reads.ts';
 import { writeDirectory, writePatients, writeResources } from '../../src/store/resources.ts';
 import { sql } from '../../src/store/sql.ts';
 import { createFileCustodian } from '../../src/vault/file-custodian.ts';
@@ -51,6 +52,8 @@ export interface World {
   document(document: NewDocument): Promise<void>;
   directory(resources: readonly { resourceType: string; id: string }[]): Promise<void>;
   withdraw(document: string): Promise<void>;
+  /** Withdrawn as filed to the wrong person: its rows go, its object stays. */
+  misfile(document: string): Promise<void>;
   remove(document: string): Promise<void>;
   close(): Promise<void>;
 }
@@ -95,7 +98,8 @@ export function person(name: string, pat: string): PatientActor {
 export async function createWorld(
   options: { settings?: object; http?: Partial<HttpAppOptions>; parts?: Partial<FacadeParts> } = {},
 ): Promise<World> {
-  const { database, close } = await withTestDatabase();
+  const { database, url, close } = await withTestDatabase();
+  const reads = createGatheredReads({ url });
   const directory = await mkdtemp(join(tmpdir(), 'oncobridge-fhir-'));
   const custodian = await createFileCustodian({
     directory: join(directory, 'keys'),
@@ -121,6 +125,7 @@ export async function createWorld(
   const state = { fresh: true, now: NOW, auditFails: false, deny: new Set<string>() };
   const parts: FacadeParts = {
     database,
+    reads,
     rows,
     sealer,
     blobs,
@@ -298,6 +303,13 @@ export async function createWorld(
     async withdraw(document) {
       await database.query(sql`update projection.document set withdrawn = true where doc = ${document}`);
     },
+    async misfile(document) {
+      await database.query(
+        sql`update subject set withdrawn_at = ${UPDATED}, withdrawn_reason = 'WRONG_PATIENT' where document = ${document}`,
+      );
+      await database.query(sql`delete from resource where document = ${document}`);
+      await world.withdraw(document);
+    },
     async remove(document) {
       await database.query(sql`with gone as (delete from resource where document = ${document} returning id, version)
         delete from resource_date d using gone where d.id = gone.id and d.version = gone.version`);
@@ -307,6 +319,7 @@ export async function createWorld(
     },
     async close() {
       await custodian.close();
+      await reads.close();
       await close();
       await rm(directory, { recursive: true, force: true });
     },
