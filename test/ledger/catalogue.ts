@@ -24,7 +24,7 @@ function inMs(ms: number): string {
  * One table for every host: `tour` is sent in order, `refusals` change nothing and may be asked for at once.
  */
 export function catalogue(keys: Cast, say: ReturnType<typeof statements>, facts: { anchor: number }) {
-  const fresh = { third: newKey(), member: newKey(), patient: newKey(), suspended: newKey() };
+  const fresh = { member: newKey(), patient: newKey(), suspended: newKey() };
   const p = say.permission;
   const member = (id: string) => `member:${HOME}:${id}`;
   const signed = (type: SignedTransaction, text: string, ...by: TestKey[]): string[] => by.map((key) => key.jws(TYP[type], text));
@@ -144,9 +144,9 @@ export function catalogue(keys: Cast, say: ReturnType<typeof statements>, facts:
     yield { name: 'registerInstitution', args: signed('registerInstitution', third, keys.third, keys.home, keys.away) };
     yield {
       name: 'rotateInstitutionKey',
-      args: signed('rotateInstitutionKey', rotateInstitution(THIRD, fresh.third, 2), fresh.third, keys.third),
+      args: signed('rotateInstitutionKey', rotateInstitution(THIRD, keys.thirdNext, 2), keys.thirdNext, keys.third),
     };
-    yield { name: 'raiseRules', args: signed('raiseRules', rules, keys.home, keys.away, fresh.third) };
+    yield { name: 'raiseRules', args: signed('raiseRules', rules, keys.home, keys.away, keys.thirdNext) };
     for (const [id, key] of [
       ['mem-t1', keys.clinician],
       ['mem-t2', keys.other],

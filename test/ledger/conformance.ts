@@ -143,8 +143,8 @@ function expectedCodes(program: readonly Step[]): string[] {
   });
 }
 
-export function ledgerConformance(name: string, open: () => Promise<Hosted>): void {
-  describe(`ledger port: ${name}`, { concurrency: false }, () => {
+export function ledgerConformance(name: string, open: () => Promise<Hosted>, options: { skip?: string } = {}): void {
+  describe(`ledger port: ${name}`, { concurrency: false, ...options }, () => {
     let hosted: Promise<Hosted> | undefined;
     let table: ReturnType<typeof catalogue> | undefined;
     const host = () => (hosted ??= open());

@@ -56,6 +56,8 @@ export function cast() {
     home: newKey(),
     away: newKey(),
     third: newKey(),
+    /** What the third turns to. */
+    thirdNext: newKey(),
     patient: newKey(),
     clinician: newKey(),
     other: newKey(),
