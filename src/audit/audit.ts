@@ -13,7 +13,7 @@ export interface AccessEvent {
   /** Client address, for BALP's network element. */
   address?: string;
   outcome: 'permitted' | 'denied' | 'failed';
-  /** Coded error, where not permitted. */
+  /** Coded error, where not permitted; else what permits it, where that is no permission of the patient's. */
   reason?: string;
   /** Patients whose data the answer holds; one BALP event each. Empty: the event names nobody and only the privacy officer sees it. */
   patients: readonly { institution: string; patient: string }[];

@@ -24,7 +24,7 @@ function explainText({ record, document }: ExplainReport): string {
     );
   if (document !== undefined) {
     parts.push(
-      `document ${document.document}, ${document.category}, ${document.patient}${document.withdrawn === null ? '' : `, WITHDRAWN ${document.withdrawn}`}`,
+      `document ${document.document}, ${document.category}, ${document.patient}${document.withdrawn === null ? '' : `, WITHDRAWN ${document.withdrawn}, ${document.withdrawnBecause}`}`,
     );
     parts.push(
       table(

@@ -11,6 +11,8 @@ export interface Found<T> {
   patients: readonly PatientKey[];
   height?: number | null;
   versionId?: string;
+  /** What permits it, where that is no permission of the patient's. */
+  reason?: string;
 }
 
 /**
@@ -54,6 +56,7 @@ export async function access<T>(
   await parts.audit.record({
     ...base,
     outcome: 'permitted',
+    ...(found.reason === undefined ? {} : { reason: found.reason }),
     patients: found.patients,
     resource: { ...resource, ...(found.versionId !== undefined ? { versionId: found.versionId } : {}) },
     ...(found.height !== undefined && found.height !== null ? { decision: { height: found.height } } : {}),

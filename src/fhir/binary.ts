@@ -1,9 +1,10 @@
 import { CodedError, codeOf } from '../errors.ts';
-import { isObject, parseResource, textOf } from '../records/lossless-json.ts';
+import { isObject, type Json, parseResource, textOf } from '../records/lossless-json.ts';
 import { sql } from '../store/sql.ts';
 import { access, patientsOf, RESOURCE_ID, textOfRow } from './access.ts';
+import { findMisfiled, MISFILED_REVIEW, partOfDocument } from './misfiled.ts';
 import { binaryForm } from './negotiate.ts';
-import type { Answer, Caller, FacadeParts } from './ports.ts';
+import type { Answer, Caller, FacadeParts, PatientKey } from './ports.ts';
 import { type Conditions, FHIR_JSON, notModified, versionHeaders } from './read.ts';
 import { columns, type ReadableRow, readableRows } from './readable.ts';
 
@@ -23,13 +24,46 @@ export interface BinaryReader {
 
 type BinaryRow = ReadableRow & { document: string; pointer: string; ciphertext_hash: string; commitment: string };
 
+/** What is served: where its bytes are, of which kind, and what the resource says beside them. */
+interface FoundBinary {
+  row: Pick<
+    BinaryRow,
+    'id' | 'version' | 'last_updated' | 'pat' | 'category' | 'height' | 'document' | 'pointer' | 'ciphertext_hash' | 'commitment'
+  >;
+  contentType: string;
+  meta: Json | undefined;
+  /** Nobody's whom the audit could name, and what permits it. */
+  misfiled: boolean;
+  patients: readonly PatientKey[];
+}
+
 const PARTS: Readonly<Record<string, { part: 'pdf' | 'bundle'; extension: string }>> = {
   'application/pdf': { part: 'pdf', extension: 'pdf' },
   'application/fhir+json': { part: 'bundle', extension: 'json' },
 };
 
 export function createBinaryReader(parts: FacadeParts): BinaryReader {
-  async function find(caller: Caller, id: string): Promise<BinaryRow> {
+  async function find(caller: Caller, id: string): Promise<FoundBinary> {
+    const row = await readable(caller, id);
+    if (row !== undefined) {
+      const resource = parseResource(await textOfRow(parts, row));
+      return {
+        row,
+        contentType: textOf(resource['contentType']) ?? '',
+        meta: resource['meta'],
+        misfiled: false,
+        patients: patientsOf([row]),
+      };
+    }
+    const part = partOfDocument(id);
+    const misfiled = part === undefined ? undefined : await findMisfiled(parts, caller, part.document);
+    if (part === undefined || misfiled === undefined) throw new CodedError('NOT_FOUND');
+    const lastUpdated = misfiled.withdrawn_at;
+    const meta = { versionId: String(misfiled.version), lastUpdated: lastUpdated.toISOString() };
+    return { row: { ...misfiled, id, last_updated: lastUpdated }, contentType: part.contentType, meta, misfiled: true, patients: [] };
+  }
+
+  async function readable(caller: Caller, id: string): Promise<BinaryRow | undefined> {
     if (!RESOURCE_ID.test(id)) throw new CodedError('NOT_FOUND');
     const { cte, from } = readableRows(parts, caller, 'document');
     const [row] = await parts.database.query<BinaryRow>(sql`
@@ -38,11 +72,10 @@ export function createBinaryReader(parts: FacadeParts): BinaryReader {
         (select d.ciphertext_hash from projection.document d where d.recorder = r.recorder and d.doc = r.document) as ciphertext_hash,
         (select d.commitment from projection.document d where d.recorder = r.recorder and d.doc = r.document) as commitment
       ${from} and r.id = ${id} and r.type = 'Binary'`);
-    if (row === undefined) throw new CodedError('NOT_FOUND');
     return row;
   }
 
-  async function open(row: BinaryRow, part: 'pdf' | 'bundle'): Promise<Uint8Array> {
+  async function open(row: FoundBinary['row'], part: 'pdf' | 'bundle'): Promise<Uint8Array> {
     return parts.sealer.openPart(await parts.blobs.get(row.pointer), part, {
       document: row.document,
       version: row.version,
@@ -54,13 +87,13 @@ export function createBinaryReader(parts: FacadeParts): BinaryReader {
   }
 
   /** The bytes; where the object is broken or gone, once more by a fresh row, for it may have been resealed meanwhile. */
-  async function content(caller: Caller, row: BinaryRow, part: 'pdf' | 'bundle'): Promise<Uint8Array> {
+  async function content(caller: Caller, row: FoundBinary['row'], part: 'pdf' | 'bundle'): Promise<Uint8Array> {
     try {
       return await open(row, part);
     } catch (error) {
       const code = codeOf(error);
       if (code !== 'SEAL_BROKEN' && code !== 'BLOB_MISSING') throw error;
-      const again = await find(caller, row.id);
+      const { row: again } = await find(caller, row.id);
       if (again.pointer !== row.pointer || again.version !== row.version) return open(again, part);
       parts.onIntegrity({ document: row.document, version: row.version, reason: code });
       throw new CodedError('INTEGRITY', { cause: error });
@@ -70,20 +103,18 @@ export function createBinaryReader(parts: FacadeParts): BinaryReader {
   return {
     read: (caller, id, request) =>
       access(parts, caller, { interaction: 'read', needs: [{ type: 'Binary', interaction: 'r' }], type: 'Binary', id }, async () => {
-        const row = await find(caller, id);
-        const resource = parseResource(await textOfRow(parts, row));
-        const contentType = textOf(resource['contentType']) ?? '';
+        const { row, contentType, meta, misfiled, patients } = await find(caller, id);
         const kind = PARTS[contentType];
         if (kind === undefined) throw new CodedError('INTERNAL', { diagnostics: 'A Binary of a kind that no sealed object has.' });
         const form = binaryForm(request.accept, request.format, contentType);
         if (form === undefined) throw new CodedError('NOT_ACCEPTABLE');
         const versionId = String(row.version);
-        const found = (answer: Answer) => ({ answer, patients: patientsOf([row]), height: row.height, versionId });
+        const reason = misfiled ? { reason: MISFILED_REVIEW } : {};
+        const found = (answer: Answer) => ({ answer, patients, height: row.height, versionId, ...reason });
         const headers = versionHeaders(versionId, row.last_updated);
         if (notModified(versionId, row.last_updated, request)) return found({ status: 304, headers, body: undefined });
         const bytes = await content(caller, row, kind.part);
         if (form === 'fhir') {
-          const { meta } = resource;
           const head = JSON.stringify({ resourceType: 'Binary', id, ...(isObject(meta) ? { meta } : {}), contentType });
           return found({
             status: 200,

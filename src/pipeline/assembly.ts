@@ -11,6 +11,7 @@ import {
   emptiedSubjects,
   ensureSubject,
   ensureSubjects,
+  MISFILED,
   renameSubject,
   type SubjectRow,
   standingSubjects,
@@ -251,7 +252,7 @@ export function createAssembly(parts: {
     for (const row of ended) await withdrawal.withdraw(tx, row, 'WITHDRAWN_AT_SOURCE');
     const left: SubjectRow[] = [];
     for (const row of moved) {
-      if (!(await withdrawal.withdraw(tx, row, 'WRONG_PATIENT'))) continue;
+      if (!(await withdrawal.withdraw(tx, row, MISFILED))) continue;
       log.info({ document: row.document }, 'document withdrawn: its record moved');
       left.push(row);
     }

@@ -16,7 +16,7 @@ import {
   releaseStanding,
   setPatientOfRecord,
 } from '../store/records.ts';
-import { subjectById } from '../store/subjects.ts';
+import { MISFILED, subjectById } from '../store/subjects.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import type { createIntake } from './intake.ts';
 import type { FilingConfig } from './parts.ts';
@@ -279,7 +279,7 @@ export function createIdentity(parts: {
         let count = 0;
         for (const sub of subs) {
           const subject = await subjectById(tx, sub);
-          if (subject !== undefined && (await withdrawal.withdraw(tx, subject, 'WRONG_PATIENT'))) count++;
+          if (subject !== undefined && (await withdrawal.withdraw(tx, subject, MISFILED))) count++;
         }
         await releaseStanding(tx, subs);
         return count;

@@ -53,6 +53,7 @@ export interface ExplainReport {
     category: string;
     patient: string;
     withdrawn: string | null;
+    withdrawnBecause: string | null;
     versions: readonly {
       version: number;
       manifestHash: string;
@@ -153,8 +154,8 @@ export function createQuestions(parts: { database: Database }) {
   }
 
   async function explainDocument(id: string): Promise<NonNullable<ExplainReport['document']>> {
-    const [subject] = await database.query<{ category: string; pat: string; withdrawn_at: Date | null }>(
-      sql`select category, pat, withdrawn_at from subject where document = ${id}`,
+    const [subject] = await database.query<{ category: string; pat: string; withdrawn_at: Date | null; withdrawn_reason: string | null }>(
+      sql`select category, pat, withdrawn_at, withdrawn_reason from subject where document = ${id}`,
     );
     if (subject === undefined) throw new CodedError('NOT_FOUND', { diagnostics: 'No document has this id.' });
     const versions = await database.query<{
@@ -177,6 +178,7 @@ export function createQuestions(parts: { database: Database }) {
       category: subject.category,
       patient: subject.pat,
       withdrawn: subject.withdrawn_at?.toISOString() ?? null,
+      withdrawnBecause: subject.withdrawn_reason,
       versions: versions.map((row) => ({
         version: row.version,
         manifestHash: row.manifest_hash,

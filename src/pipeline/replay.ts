@@ -4,7 +4,7 @@ import { isId } from '../ids.ts';
 import type { Classifier } from '../records/classify.ts';
 import type { Database } from '../store/database.ts';
 import { type HeldRow, heldForKnownPatients, heldRecords, subjectsLeftBehind } from '../store/records.ts';
-import { subjectById } from '../store/subjects.ts';
+import { MISFILED, subjectById } from '../store/subjects.ts';
 import type { createIntake } from './intake.ts';
 import { isPassing } from './passing.ts';
 import type { createWithdrawal } from './withdrawal.ts';
@@ -72,7 +72,7 @@ export function createReplay(parts: {
     for (const sub of await subjectsLeftBehind(database)) {
       const subject = await subjectById(database, sub);
       if (subject === undefined) continue;
-      await database.transaction((tx) => withdrawal.withdraw(tx, subject, 'WRONG_PATIENT'));
+      await database.transaction((tx) => withdrawal.withdraw(tx, subject, MISFILED));
       log.info({ document: subject.document }, 'document withdrawn: its record names another patient, who is held');
     }
     let changed = 0;

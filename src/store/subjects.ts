@@ -15,6 +15,9 @@ export interface SubjectRow {
   withdrawn_reason: string | null;
 }
 
+/** Why a subject was withdrawn, where it had been filed to the wrong person: its producer's privacy officer may still read it. */
+export const MISFILED = 'WRONG_PATIENT';
+
 const COLUMNS = sql`sub, category, key, pat, document, version, own_hash, withdrawn_at, withdrawn_reason`;
 
 /**

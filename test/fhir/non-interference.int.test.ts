@@ -3,7 +3,7 @@ import { after, before, test } from 'node:test';
 import fc from 'fast-check';
 import request from 'supertest';
 import { sql } from '../../src/store/sql.ts';
-import { BASE, course, createWorld, INST, laboratory, type NewDocument, type World } from './world.ts';
+import { BASE, course, createWorld, INST, laboratory, member, type NewDocument, type World } from './world.ts';
 
 /*
  * The law of the facade (architecture section 8; fhir-facade.md section 3): the response with hidden data present equals
@@ -16,6 +16,13 @@ let world: World;
 before(async () => {
   world = await createWorld({ settings: { maxPinned: 2, maxIncluded: 12 } });
   await world.database.query(sql`insert into projection.institution values (${INST}, 'msp', 'active', '{}', '{}', 1)`);
+  world.actors.set('officer', member('officer', { purpose: 'HOPERAT' }));
+  for (const [mem, role] of [
+    ['mem-officer', 'privacy-officer'],
+    ['mem-clinician', 'clinician'],
+  ] as const)
+    await world.database.query(sql`
+      insert into projection.member (inst, mem, role, status, valid_until, block) values (${INST}, ${mem}, ${role}, 'active', '2027-01-01', 1)`);
 });
 after(() => world.close());
 
@@ -25,7 +32,7 @@ interface Plan {
     kind: 'laboratory' | 'radiation-dose';
     month: number;
     values: string[];
-    state: 'stands' | 'none' | 'other-hash' | 'withdrawn';
+    state: 'stands' | 'none' | 'other-hash' | 'withdrawn' | 'misfiled';
     practitioner: number;
   }[];
   grants: { pat: number; category: 'laboratory' | 'radiation-dose'; from: number | undefined; until: number | undefined }[];
@@ -49,6 +56,7 @@ const plans: fc.Arbitrary<Plan> = fc.record({
         'none' as const,
         'other-hash' as const,
         'withdrawn' as const,
+        'misfiled' as const,
       ),
       practitioner: fc.nat(2),
     }),
@@ -130,6 +138,7 @@ async function fill(plan: Plan): Promise<void> {
   for (const [i, { state }] of plan.documents.entries()) {
     await world.document({ ...documentOf(plan, i), ...(state === 'none' || state === 'other-hash' ? { entry: state } : {}) });
     if (state === 'withdrawn') await world.withdraw(`doc-d${i}`);
+    if (state === 'misfiled') await world.misfile(`doc-d${i}`);
   }
   for (const g of plan.grants) {
     await world.grant('clinician', PATIENTS[g.pat] ?? '', g.category, {
@@ -166,6 +175,10 @@ function paths(plan: Plan): string[] {
   const all: string[] = [];
   for (const [i, { kind }] of plan.documents.entries()) {
     all.push(
+      `DocumentReference/doc-d${i}`,
+      `DocumentReference/doc-d${i}/_history/1`,
+      `Binary/doc-d${i}-pdf`,
+      `Binary/doc-d${i}-fhir`,
       ...(kind === 'laboratory'
         ? [
             `Observation/obs-d${i}-0`,
@@ -219,11 +232,11 @@ interface Seen {
   audit: unknown;
 }
 
-async function ask(path: string, headers: Record<string, string> = {}): Promise<Seen & { next: string | undefined }> {
+async function ask(path: string, headers: Record<string, string> = {}, who = 'clinician'): Promise<Seen & { next: string | undefined }> {
   world.audited.length = 0;
   const response = await request(world.app)
     .get(`/fhir/${path}`)
-    .set({ Authorization: 'Bearer clinician', Accept: '*/*', ...headers })
+    .set({ Authorization: `Bearer ${who}`, Accept: '*/*', ...headers })
     .buffer(true);
   const { date: _date, 'x-request-id': _id, 'content-length': _length, ...rest } = response.headers as Record<string, string>;
   const text = response.text ?? '';
@@ -236,6 +249,16 @@ async function ask(path: string, headers: Record<string, string> = {}): Promise<
     audit: world.audited.map(({ requestId: _r, query: _q, ...event }) => event),
     next: next?.slice(`${BASE}/`.length),
   };
+}
+
+/** What only a privacy officer may read, asked by one of ours: of a document that is no misfiled one nothing. */
+async function askAsOfficer(plan: Plan): Promise<Map<string, Seen>> {
+  const seen = new Map<string, Seen>();
+  for (const path of paths(plan).filter((one) => /doc-d\d/.test(one))) {
+    seen.set(path, await ask(path, {}, 'officer'));
+    seen.set(`${path} if none match`, await ask(path, { 'If-None-Match': 'W/"1"' }, 'officer'));
+  }
+  return seen;
 }
 
 async function askAll(plan: Plan): Promise<Map<string, Seen>> {
@@ -265,6 +288,34 @@ async function askAll(plan: Plan): Promise<Map<string, Seen>> {
   }
   return seen;
 }
+
+test('a privacy officer reads what was filed to the wrong person, and of all that is not nothing shows', async () => {
+  let read = 0;
+  await fc.assert(
+    fc.asyncProperty(plans, async (plan) => {
+      await fill(plan);
+      const full = await askAsOfficer(plan);
+      for (const [i, { state }] of plan.documents.entries()) {
+        const paths = ['DocumentReference/doc-d', 'Binary/doc-d'].flatMap((start) =>
+          [...full.keys()].filter((path) => path.startsWith(`${start}${i}`)),
+        );
+        assert.equal(paths.length, 8);
+        for (const path of paths) {
+          const { status, audit } = full.get(path) ?? assert.fail();
+          assert.equal(status, state !== 'misfiled' ? 404 : path.endsWith('match') ? 304 : 200, path);
+          if (state !== 'misfiled') continue;
+          read++;
+          const [event] = audit as { outcome: string; reason: string; patients: unknown[] }[];
+          assert.deepEqual([event?.outcome, event?.reason, event?.patients], ['permitted', 'MISFILED_REVIEW', []], path);
+        }
+        if (state !== 'misfiled') await world.remove(`doc-d${i}`);
+      }
+      assert.deepEqual(await askAsOfficer(plan), full);
+    }),
+    { numRuns: 4, seed: Number(process.env['SEED'] ?? 20261121), endOnFailure: false },
+  );
+  assert.ok(read > 8, `only ${read} reads`);
+});
 
 test('the response with hidden data equals the response without it', async () => {
   let answered = 0;

@@ -7,7 +7,7 @@ import { createPublicKey, createSecretKey, generateKeyPairSync, type KeyObject, 
 import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import type { Consent } from 'fhir/r4.js';
+import type { Consent, DocumentReference } from 'fhir/r4.js';
 import { base64url, importJWK, type JWK, SignJWT } from 'jose';
 import { newId } from '../../src/ids.ts';
 import { verifyLedger } from '../../src/ledger/verify.ts';
@@ -1124,6 +1124,51 @@ test('a source that lies: nothing follows a link to another host, the token stay
   assert.equal(second.failed, false, JSON.stringify(second.streams));
   await settled(site.operations);
   assert.deepEqual((await site.operations.reconcile({}, () => {})).differences, []);
+});
+
+test('filed to the wrong patient: its producer’s privacy officer reads it, all others get the 404 of what never was', async () => {
+  const withdrawn = (reason: string) =>
+    site.database.query<{ document: string; pat: string }>(
+      sql`select document, pat from subject where withdrawn_reason = ${reason} and version > 0 order by document limit 1`,
+    );
+  const [misfiled] = await withdrawn('WRONG_PATIENT');
+  const [cancelled] = await withdrawn('WITHDRAWN_AT_SOURCE');
+  assert.ok(misfiled !== undefined && cancelled !== undefined, 'a note was moved and a report cancelled just now');
+  const { document, pat: wrong } = misfiled;
+  await settled(site.operations);
+  const paths = (doc: string): string[] => [
+    `DocumentReference/${doc}`,
+    `DocumentReference/${doc}/_history/1`,
+    `Binary/${doc}-pdf`,
+    `Binary/${doc}-fhir`,
+  ];
+  const whole = await grant({ patient: wrong, categories: ['laboratory', 'history-and-physical', 'radiation-dose'] });
+  const never = newId('doc');
+  for (const [who, doc] of [
+    ...[wrong, alice, bob, clinician, registrar].map((one) => [one, document] as const),
+    [officer, cancelled.document] as const,
+  ])
+    for (const [n, path] of paths(doc).entries()) {
+      const hidden = await site.call(who, 'GET', path);
+      assert.equal(hidden.status, 404, `${path} for ${who}`);
+      const missing = await site.call(who, 'GET', paths(never)[n] ?? '');
+      assert.equal(essence(hidden), essence(missing), path);
+    }
+  for (const path of paths(document)) assert.equal((await site.call(officer, 'GET', path)).status, 200, path);
+  const reference = (await site.call(officer, 'GET', `DocumentReference/${document}`)).json as unknown as DocumentReference;
+  assert.deepEqual([reference.status, reference.subject?.reference], ['entered-in-error', `Patient/${wrong}`]);
+  const url = reference.content[0]?.attachment.url ?? '';
+  const pdf = await site.call(officer, 'GET', url.slice(url.indexOf('Binary/')), { headers: { accept: 'application/pdf' } });
+  assert.ok(pdf.bytes.subarray(0, 5).toString() === '%PDF-');
+  const found = await site.call(officer, 'GET', `DocumentReference?patient=${wrong}`);
+  assert.deepEqual([found.status, found.json.total], [200, 0], 'by its id, and by no search');
+  const events = (await site.call(officer, 'GET', 'AuditEvent?_count=500')).text;
+  assert.match(events, /MISFILED_REVIEW/);
+  assert.ok(
+    !(await site.call(wrong, 'GET', `AuditEvent?patient=${wrong}&_count=500`)).text.includes(document),
+    'the wrong patient hears of it',
+  );
+  await end(whole, wrong);
 });
 
 test('an expired token', async () => {
