@@ -39,10 +39,10 @@ export function parseLossless(text: string, limits: JsonLimits = JSON_LIMITS): J
   const source = text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;
   if (source.length > limits.maxLength)
     throw new CodedError('CONTENT_INVALID', { diagnostics: `Longer than ${limits.maxLength} characters.` });
-  checkDepth(source, limits.maxDepth);
+  const lossy = scan(source, limits.maxDepth);
   if (source.includes('"__proto__"')) throw new CodedError('CONTENT_INVALID', { diagnostics: 'A member may not be named __proto__.' });
   try {
-    return losesDigits(source) ? rawApi.parse(source, keepDigits) : (JSON.parse(source) as Json);
+    return lossy.length === 0 ? (JSON.parse(source) as Json) : parseMarked(source, lossy);
   } catch {
     // The engine's message quotes the text, which is clinical: it is not passed on.
     throw new CodedError('CONTENT_INVALID', { diagnostics: 'Not valid JSON.' });
@@ -112,35 +112,88 @@ export function toPlain(value: Json): Json {
   return value;
 }
 
-function keepDigits(_key: string, value: unknown, context: { source?: string }): unknown {
-  if (typeof value !== 'number' || context.source === undefined || String(value) === context.source) return value;
-  return rawApi.rawJSON(context.source);
+/** A number in the text, where JSON.parse would lose its digits. */
+interface LossyNumber {
+  start: number;
+  end: number;
 }
 
-// A number stands after `:` `,` or `[`. A look-alike inside a string only sends the text the slower, equally right way.
-const NUMBER = /[:,[]\s*(-?\d[\d.eE+-]*)(?=\s*[,}\]])/g;
+const NUMBER = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/;
 
-function losesDigits(text: string): boolean {
-  NUMBER.lastIndex = 0;
-  for (let match = NUMBER.exec(text); match; match = NUMBER.exec(text)) {
-    const digits = match[1] ?? '';
-    if (String(Number(digits)) !== digits) return true;
-  }
-  return false;
-}
-
-/** Before parsing, since a reviver and every walk after it recurse. */
-function checkDepth(text: string, maxDepth: number): void {
+/**
+ * One walk over the text before parsing: its depth, since every walk after it recurses, and the numbers whose text is not what
+ * JavaScript would print. What is no JSON is left to the parser to say.
+ */
+function scan(text: string, maxDepth: number): LossyNumber[] {
+  const lossy: LossyNumber[] = [];
   let depth = 0;
   for (let i = 0; i < text.length; i++) {
     const code = text.charCodeAt(i);
     if (code === 0x22) {
       i = endOfString(text, i);
-      if (i < 0) return; // unterminated: JSON.parse says so
+      if (i < 0) return []; // unterminated: JSON.parse says so
     } else if (code === 0x7b || code === 0x5b) {
       if (++depth > maxDepth) throw new CodedError('CONTENT_INVALID', { diagnostics: `Nested deeper than ${maxDepth}.` });
     } else if (code === 0x7d || code === 0x5d) depth--;
+    else if (code === 0x2d || (code >= 0x30 && code <= 0x39)) {
+      const start = i;
+      while (isNumberPart(text.charCodeAt(i + 1))) i++;
+      const digits = text.slice(start, i + 1);
+      if (String(Number(digits)) !== digits && NUMBER.test(digits)) lossy.push({ start, end: i + 1 });
+    }
   }
+  return lossy;
+}
+
+/** Digits, `+`, `-`, `.`, `e`, `E`. */
+function isNumberPart(code: number): boolean {
+  return (code >= 0x30 && code <= 0x39) || code === 0x2e || code === 0x2d || code === 0x2b || code === 0x65 || code === 0x45;
+}
+
+/**
+ * Lossy numbers go through the parser as strings that bear a mark, and become raw numbers afterwards. A reviver, which is told
+ * each number's text, takes five times as long, since it is called for every value there is.
+ */
+function parseMarked(source: string, lossy: readonly LossyNumber[]): Json {
+  // A text that holds the mark itself, escaped or not, or a number where a name belongs, goes the slow way.
+  if (MARKED.test(source) || lossy.some(({ end }) => COLON.test(source.slice(end, end + 64)))) return rawApi.parse(source, keepDigits);
+  let marked = '';
+  let at = 0;
+  for (const { start, end } of lossy) {
+    marked += `${source.slice(at, start)}"${MARK}${source.slice(start, end)}"`;
+    at = end;
+  }
+  return unmark(JSON.parse(marked + source.slice(at)) as Json);
+}
+
+/** Of the private use area, where FHIR's text has nothing to seek. */
+const MARK = '\uf8ff\ue000';
+const MARKED = /\uf8ff|\\uf8ff/i;
+const COLON = /^\s*(?::|$)/;
+
+type Filled = Json[] | { [key: string]: Json | undefined };
+
+function unmark(value: Json): Json {
+  if (typeof value === 'string') return value.startsWith(MARK) ? rawApi.rawJSON(value.slice(MARK.length)) : value;
+  if (typeof value === 'object' && value !== null) fill(value as Filled);
+  return value;
+}
+
+function fill(container: Filled): void {
+  if (Array.isArray(container)) {
+    for (const [index, item] of container.entries())
+      if (typeof item === 'string' || typeof item === 'object') container[index] = unmark(item);
+  } else {
+    for (const key of Object.keys(container)) {
+      const item = container[key];
+      if (typeof item === 'string' ? item.startsWith(MARK) : typeof item === 'object') container[key] = unmark(item as Json);
+    }
+  }
+}
+
+function keepDigits(_key: string, value: unknown, context: { source?: string }): unknown {
+  if (typeof value !== 'number' || context.source === undefined || String(value) === context.source) return value;
+  return rawApi.rawJSON(context.source);
 }
 
 /** Index of the quote that ends the string beginning at `start`; -1 where none does. indexOf makes long base64 cheap. */

@@ -25,6 +25,12 @@ test('lossless JSON keeps every digit, and only raw where it must', () => {
   assert.equal(numberOf(value['a']), 2);
   assert.deepEqual(toPlain(parseLossless('{"a":[2.00,{"b":1.10}],"c":1}')), { a: [2, { b: 1.1 }], c: 1 });
   assert.equal(stringifyLossless(parseLossless('[ 1.0 , 2 ]')), '[1.0,2]');
+  // Strings that look like what stands for a number while the text is parsed, and numbers where none may stand.
+  for (const mark of ['\uf8ff\ue000', '\\uf8ff\\ue000', '\\uF8FF\\uE000'])
+    assert.deepEqual(toPlain(parseLossless(`{"a":"${mark}1.0","b":1.0}`)), { a: '\uf8ff\ue0001.0', b: 1 });
+  for (const broken of ['{1.50:2}', `{1.50${' '.repeat(100)}:2}`, '[01.0]', '[1.0.0]', '[1.]', '1.50"', '[1.50 2]', '[-]', '[1.0e]'])
+    assert.throws(() => parseLossless(broken), { code: 'CONTENT_INVALID' }, broken);
+  assert.equal(stringifyLossless(parseLossless('1.50')), '1.50');
   const plain = parseLossless('{"a":1,"b":2.5}');
   assert.equal(toPlain(plain), plain);
 });
