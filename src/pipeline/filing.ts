@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { createHash, hash } from 'node:crypto';
 import type { Logger } from 'pino';
 import { CodedError } from '../errors.ts';
 import { newId } from '../ids.ts';
@@ -6,11 +6,11 @@ import type { Outbox } from '../outbox/outbox.ts';
 import type { Assembly, AssemblyRecord } from '../records/assembly.ts';
 import { describe } from '../records/describe.ts';
 import { millisOf, stringOf } from '../records/elements.ts';
-import { type BundleInput, bundleBytes, toBundle } from '../records/fhir-out.ts';
+import { type BundleInput, bundleBytes, documentReference, toBundle } from '../records/fhir-out.ts';
 import { hull, type TimeRange, timeRange } from '../records/fhir-time.ts';
 import { assembleHistoryAndPhysical } from '../records/history-and-physical.ts';
 import { analyteCode, assembleLaboratory } from '../records/laboratory.ts';
-import { type JsonObject, parseResource, stringifyLossless } from '../records/lossless-json.ts';
+import { type JsonObject, parseResource } from '../records/lossless-json.ts';
 import { manifestHash } from '../records/manifest.ts';
 import type { ClinicalDocument, Manifest, ManifestRecord } from '../records/model.ts';
 import { assembleRadiationDose } from '../records/radiation-dose.ts';
@@ -161,7 +161,8 @@ export function createFiling(parts: {
       documentType: { code: category.loinc, display: category.title },
       binaryId: `${manifest.document}-pdf`,
     };
-    const embedded = bundleBytes(toBundle(input).bundle);
+    const made = toBundle(input);
+    const embedded = bundleBytes(made.bundle);
     const sources = files.map(({ title, mediaType, bytes }) => ({ name: title, mediaType, bytes }));
     const pdf = await renderer.render(document, { bundle: embedded, sources });
     const key = await custodian.categoryKey(draft.subject.pat, manifest.category);
@@ -179,15 +180,12 @@ export function createFiling(parts: {
       bundle: embedded,
     });
     // What is served says of the PDF what the Bundle inside it could not: its size and hashes.
-    const served: JsonObject[] = toBundle({
-      ...input,
-      pdf: {
-        sizeBytes: pdf.length,
-        sha1Base64: createHash('sha1').update(pdf).digest('base64'),
-        sha256Hex: createHash('sha256').update(pdf).digest('hex'),
-      },
-    }).resources.filter((resource) => resource['resourceType'] !== 'Patient');
-    served.push(...binaries(manifest.document));
+    const facts = { sizeBytes: pdf.length, sha1Base64: hash('sha1', pdf, 'base64'), sha256Hex: hash('sha256', pdf, 'hex') };
+    const served: JsonObject[] = [
+      documentReference({ ...input, pdf: facts }),
+      ...made.resources.filter((resource) => resource['resourceType'] !== 'Patient' && resource['id'] !== manifest.document),
+      ...binaries(manifest.document),
+    ];
     const millis = millisOf(clinicalTime);
     return {
       draft,
@@ -204,7 +202,7 @@ export function createFiling(parts: {
         resources: served.map((resource) => ({
           type: stringOf(resource['resourceType']) ?? '',
           id: stringOf(resource['id']) ?? '',
-          text: stringifyLossless(resource),
+          resource,
         })),
       }),
       row: {

@@ -16,15 +16,22 @@ export interface DocumentResources {
   document: string;
   version: number;
   lastUpdated: Date;
-  /** JSON text of each; `id` and the references in it are ours already. Digits of decimals are kept. */
-  resources: readonly ResourceText[];
+  /** `id` and the references in each are ours already. Digits of decimals are kept. */
+  resources: readonly (ResourceText | ParsedResource)[];
   /** Time that the document covers beyond its resources (context drawn in the PDF). */
   covers?: TimeRange;
 }
 export interface ResourceText {
   type: string;
   id: string;
+  /** JSON. */
   text: string;
+}
+/** The same as whoever made it has it: it need not be printed and parsed once more. */
+export interface ParsedResource {
+  type: string;
+  id: string;
+  resource: JsonObject;
 }
 /** Sealed and indexed, ready to be inserted. */
 export interface ResourceRows {
@@ -69,8 +76,9 @@ export async function lookupIdentifier(on: Sql, rows: SealedRows, system: string
  * Throws CONTENT_INVALID where a text is no JSON object.
  */
 export async function prepareResources(sealed: SealedRows, input: DocumentResources): Promise<ResourceRows> {
-  const parsed = input.resources.map(({ type, id, text }) => {
-    const resource = stamp(parseResource(text), type, id, input.version, input.lastUpdated);
+  const parsed = input.resources.map((given) => {
+    const { type, id } = given;
+    const resource = stamp('text' in given ? parseResource(given.text) : given.resource, type, id, input.version, input.lastUpdated);
     return { type, id, resource, index: extractIndex(resource) };
   });
   const times = clinicalTimes(parsed, input.covers);
