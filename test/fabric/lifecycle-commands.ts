@@ -24,11 +24,9 @@ export async function nextDefinition(network: FabricNetwork, sequence: number): 
   assert.ok(chaincode !== undefined && orderer !== undefined);
   const { peer: command } = await fabricBinaries();
   const policy = `OutOf(2,${topology.institutions.map(({ msp }) => `'${msp}.peer'`).join(',')})`;
-  const definition = [
-    ...['--channelID', topology.channel, '--name', chaincode.name, '--version', String(sequence), '--sequence', String(sequence)],
-    ...['--signature-policy', policy, '-o', `localhost:${orderer.port}`],
-    ...['--tls', '--cafile', join(ordererCrypto(places, orderer).tls, 'ca.crt')],
-  ];
+  const definition = ['--channelID', topology.channel, '--name', chaincode.name, '--version', String(sequence)];
+  definition.push('--sequence', String(sequence), '--signature-policy', policy, '-o', `localhost:${orderer.port}`);
+  definition.push('--tls', '--cafile', join(ordererCrypto(places, orderer).tls, 'ca.crt'));
   const named = (name: string): Institution => topology.institutions.find((one) => one.name === name) ?? assert.fail(name);
   const peerOf = (institution: Institution) => institution.peers[0] ?? assert.fail('no peer');
 
