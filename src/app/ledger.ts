@@ -22,7 +22,7 @@ export interface OpenedLedger {
   ledger: Ledger;
   ledgerId: string;
   msp: string;
-  /** Batches written at once. */
+  /** Jobs of the ledger writer at once, each of up to sixteen batches. */
   concurrency: number;
   definitions?: DefinitionGuard;
   /** Peers that it is reached by; none of the embedded one. */
@@ -84,8 +84,8 @@ async function openFabric({ server, database, onEvent }: LedgerParts): Promise<O
     ledger,
     ledgerId: pinned,
     msp,
-    // A batch waits for its block: many under way fill one.
-    concurrency: 16,
+    // Sixty-four batches under way fill the network (more would only wait longer), and four jobs leave none behind a slow one.
+    concurrency: 4,
     definitions: createDefinitionGuard({ msp, chaincode, ledger }),
     peers: connection.peers.map((peer) => peer.name),
     verify: () => verifyChannel({ database, ledger, institution, msp }),

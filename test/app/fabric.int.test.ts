@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { canHaveBinaries } from '../../network/binaries.ts';
+import { fileURLToPath } from 'node:url';
 import { type FabricSite, pinLedger, startFabricSite } from '../../simulator/demo-fabric.ts';
 import { type Story, tellStory } from '../../simulator/demo-story.ts';
 import { createSimulator, type Simulator } from '../../simulator/simulator.ts';
@@ -11,166 +12,184 @@ import { examineLedger } from '../../src/app/examine-ledger.ts';
 import { foundFabricLedger, joinFabricLedger } from '../../src/app/ledger-identity.ts';
 import { verifyAlone } from '../../src/app/verify-alone.ts';
 import { type App, createApp } from '../../src/app.ts';
+import { startControlServer } from '../../src/cli/control-server.ts';
+import { controlFile } from '../../src/cli/run.ts';
 import { readSettings, type Settings } from '../../src/cli/settings.ts';
 import { CodedError, codeOf } from '../../src/errors.ts';
+import type { Finding } from '../../src/ledger/fabric/finding.ts';
 import { newLedgerId } from '../../src/ledger/founding.ts';
+import type { JoinFile } from '../../src/membership/joining.ts';
+import { fabricTest } from '../fabric/test-network.ts';
 
-const present = await canHaveBinaries();
-test('Fabric is present where it is required', () => {
-  assert.ok(present || process.env['REQUIRE_FABRIC'] !== '1', 'neither Go nor FABRIC_BIN');
-});
-
+const root = fileURLToPath(new URL('../../', import.meta.url));
 const silent: Story = { title() {}, line() {}, table() {}, request() {} };
 const refused =
   (code: string, words = /./) =>
   (error: unknown): boolean =>
     error instanceof CodedError && error.code === code && words.test(error.message);
 
-describe(
-  'config/production.yaml on a Fabric network of three institutions',
-  present ? {} : { skip: 'SKIPPED: neither Go nor FABRIC_BIN; the pipeline on Fabric is NOT tested. REQUIRE_FABRIC=1 makes this fail.' },
-  () => {
-    let folder: string;
-    let simulator: Simulator;
-    let site: FabricSite;
-    let second: string;
-    const apps = new Set<App>();
+describe('config/production.yaml on a Fabric network of three institutions', fabricTest(), () => {
+  let folder: string;
+  let simulator: Simulator;
+  let site: FabricSite;
+  let second: string;
+  const apps = new Set<App>();
 
-    before(async () => {
-      folder = mkdtempSync(join(tmpdir(), 'oncobridge-app-fabric-'));
-      simulator = await createSimulator();
-      const run = (name: string): string => {
-        mkdirSync(join(folder, name), { mode: 0o711 });
-        return join(folder, name);
-      };
-      site = await startFabricSite({ run: run('home'), simulator });
-      second = await site.configOf('second', run('second'));
-      // No test waits for limits that protect a real department's servers.
-      for (const config of [site.config, second])
-        for (const name of ['ehr', 'aria']) {
-          const file = join(config, '../sources', `${name}.yaml`);
-          writeFileSync(file, `${readFileSync(file, 'utf8')}\nlimits: { requestsPerSecond: 10000 }\n`);
-        }
-    });
-    after(async () => {
-      for (const app of apps) await app.close();
-      await site?.close();
-      await simulator?.close();
-      rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
-    });
+  before(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'oncobridge-app-fabric-'));
+    simulator = await createSimulator();
+    const run = (name: string): string => {
+      mkdirSync(join(folder, name), { mode: 0o711 });
+      return join(folder, name);
+    };
+    site = await startFabricSite({ run: run('home'), simulator });
+    second = await site.configOf('second', run('second'));
+    // No test waits for limits that protect a real department's servers.
+    for (const config of [site.config, second])
+      for (const name of ['ehr', 'aria']) {
+        const file = join(config, '../sources', `${name}.yaml`);
+        writeFileSync(file, `${readFileSync(file, 'utf8')}\nlimits: { requestsPerSecond: 10000 }\n`);
+      }
+  });
+  after(async () => {
+    for (const app of apps) await app.close();
+    await site?.close();
+    await simulator?.close();
+    rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+  });
 
-    async function start(settings: Settings): Promise<App> {
-      const app = await createApp({ settings, serve: true, logLevel: 'silent', schedule: false });
-      apps.add(app);
-      return app;
-    }
-    async function stop(app: App): Promise<void> {
-      apps.delete(app);
-      await app.close();
-    }
-    const settings = (config = site.config): Promise<Settings> => readSettings(config);
-    let ledgerId: string;
-    let home: App;
-
-    test('a start says what is missing: an id, a founding', async () => {
-      await assert.rejects(start(await settings()), refused('LEDGER_UNPINNED', /oncobridge ledger found/));
-      await assert.rejects(joinFabricLedger(await settings()), refused('LEDGER_UNPINNED'));
-      pinLedger(site.config, newLedgerId());
-      await assert.rejects(start(await settings()), refused('LEDGER_NOT_FOUNDED', /oncobridge ledger found/));
-      const findings = await examineLedger((await settings()).config.server);
-      assert.deepEqual(
-        findings.filter((one) => one.state === 'failed').map((one) => one.check),
-        ['ledger'],
-      );
+  async function start(settings: Settings): Promise<App> {
+    const app = await createApp({ settings, serve: true, logLevel: 'silent', schedule: false });
+    apps.add(app);
+    return app;
+  }
+  async function stop(app: App): Promise<void> {
+    apps.delete(app);
+    await app.close();
+  }
+  /** A command, as an operator runs it. */
+  function cli(config: string, ...args: string[]): Promise<{ code: number; result: unknown; err: string }> {
+    return new Promise((resolve) => {
+      execFile(join(root, 'bin/oncobridge'), ['--config', config, ...args, '--json'], (error, out, err) => {
+        resolve({ code: error === null ? 0 : Number(error.code), result: out === '' ? undefined : JSON.parse(out), err });
+      });
     });
+  }
+  const settings = (config = site.config): Promise<Settings> => readSettings(config);
+  let ledgerId: string;
+  let home: App;
 
-    test('one institution founds the ledger, once, under the id that it pins', async () => {
-      const pinned = await settings();
-      const founded = await foundFabricLedger(pinned);
-      ledgerId = founded.ledgerId;
-      assert.deepEqual([founded.isNew, pinned.config.server.ledger.kind === 'fabric' && pinned.config.server.ledger.id], [true, ledgerId]);
-      assert.deepEqual({ ...(await foundFabricLedger(pinned)), isNew: true }, founded);
-      // Another institution, with no id of its own or with a wrong one.
-      await assert.rejects(foundFabricLedger(await settings(second)), refused('LEDGER_OTHER', new RegExp(ledgerId)));
-      pinLedger(second, newLedgerId());
-      await assert.rejects(start(await settings(second)), refused('LEDGER_OTHER', new RegExp(ledgerId)));
-    });
+  test('a start says what is missing: an id, a founding', async () => {
+    await assert.rejects(start(await settings()), refused('LEDGER_UNPINNED', /oncobridge ledger found/));
+    await assert.rejects(joinFabricLedger(await settings()), refused('LEDGER_UNPINNED'));
+    pinLedger(site.config, newLedgerId());
+    await assert.rejects(start(await settings()), refused('LEDGER_NOT_FOUNDED', /oncobridge ledger found/));
+    const { code, result } = await cli(site.config, 'doctor', 'ledger');
+    const { findings } = result as { findings: Finding[] };
+    assert.deepEqual([code, findings.filter((one) => one.state === 'failed').map((one) => one.check)], [1, ['ledger']]);
+  });
 
-    test('the whole main job: pull, receipts, grant, read, revoke, an altered object, reconcile, verify', async () => {
-      home = await start(await settings());
-      const pulled = await home.operations.pull({}, () => {});
-      assert.ok(pulled.filed > 20 && !pulled.failed);
-      await home.settled();
-      await tellStory({ app: home, story: silent });
-      const status = await home.operations.status({});
-      assert.deepEqual(
-        [
-          status.ledger.kind,
-          status.ledger.reachable,
-          status.ledger.consensus,
-          status.ledger.alarms,
-          status.ledger.fresh,
-          status.outbox.depth,
-        ],
-        ['fabric', true, 'Raft, 1 orderer', 0, true, 0],
-      );
-      const [peer] = status.ledger.peers;
-      assert.equal(peer?.state, 'closed');
-      const metrics = await (await fetch(`${home.operationsUrl}/metrics`)).text();
-      assert.match(metrics, /oncobridge_ledger_info\{kind="fabric"\} 1/);
-      assert.match(metrics, new RegExp(`oncobridge_ledger_peer_up\\{peer="${peer?.name}"\\} 1`));
-      assert.equal((await fetch(`${home.operationsUrl}/readyz`)).status, 200);
-    });
+  test('one institution founds the ledger, once, under the id that it pins', async () => {
+    const pinned = await settings();
+    const { result, code, err } = await cli(site.config, 'ledger', 'found');
+    const founded = result as Awaited<ReturnType<typeof foundFabricLedger>>;
+    assert.equal(code, 0, err);
+    ledgerId = founded.ledgerId;
+    assert.deepEqual([founded.isNew, pinned.config.server.ledger.kind === 'fabric' && pinned.config.server.ledger.id], [true, ledgerId]);
+    assert.deepEqual({ ...(await foundFabricLedger(pinned)), isNew: true }, founded);
+    // Another institution, with no id of its own or with a wrong one.
+    await assert.rejects(foundFabricLedger(await settings(second)), refused('LEDGER_OTHER', new RegExp(ledgerId)));
+    pinLedger(second, newLedgerId());
+    await assert.rejects(start(await settings(second)), refused('LEDGER_OTHER', new RegExp(ledgerId)));
+  });
 
-    test('another institution joins by a co-signed statement, and follows the same ledger', async () => {
-      pinLedger(second, ledgerId);
-      const theirs = await settings(second);
-      await assert.rejects(start(theirs), refused('INSTITUTION_NOT_REGISTERED', /oncobridge ledger join/));
-      const file = await joinFabricLedger(theirs);
-      await assert.rejects(home.operations.ledgerSubmit({ file }), (error) => codeOf(error) === 'LEDGER_REFUSED');
-      const signed = await home.operations.ledgerCosign({ file, thumbprint: file.thumbprint });
-      const { block } = await home.operations.ledgerSubmit({ file: signed });
-      assert.ok(block > 0);
-      const joined = await start(theirs);
-      const { ledger } = await joined.operations.status({});
-      assert.deepEqual([ledger.kind, ledger.fresh, ledger.alarms], ['fabric', true, 0]);
-      assert.ok((await joined.operations.verify({})).ok);
-      await stop(joined);
-      const findings = await examineLedger(theirs.config.server);
-      assert.deepEqual(
-        findings.filter((one) => one.state === 'failed'),
-        [],
-      );
-      assert.equal(findings.find((one) => one.check === 'endorsement policy')?.state, 'ok');
-      assert.equal(findings.find((one) => one.check === 'clocks')?.state, 'ok');
-    });
+  test('the whole main job: pull, receipts, grant, read, revoke, an altered object, reconcile, verify', async () => {
+    home = await start(await settings());
+    const pulled = await home.operations.pull({}, () => {});
+    assert.ok(pulled.filed > 20 && !pulled.failed);
+    await home.settled();
+    await tellStory({ app: home, story: silent });
+    const status = await home.operations.status({});
+    assert.deepEqual(
+      [
+        status.ledger.kind,
+        status.ledger.reachable,
+        status.ledger.consensus,
+        status.ledger.alarms,
+        status.ledger.fresh,
+        status.outbox.depth,
+      ],
+      ['fabric', true, 'Raft, 1 orderer', 0, true, 0],
+    );
+    const [peer] = status.ledger.peers;
+    assert.equal(peer?.state, 'closed');
+    const metrics = await (await fetch(`${home.operationsUrl}/metrics`)).text();
+    assert.match(metrics, /oncobridge_ledger_info\{kind="fabric"\} 1/);
+    assert.match(metrics, new RegExp(`oncobridge_ledger_peer_up\\{peer="${peer?.name}"\\} 1`));
+    assert.equal((await fetch(`${home.operationsUrl}/readyz`)).status, 200);
+  });
 
-    test('while the own peer is away: a start comes up without it, says so, and recovers by itself', async () => {
-      await stop(home);
-      const peer = site.network.node('peer1.home');
-      await peer.kill();
-      const [failed] = (await examineLedger((await settings()).config.server)).filter((one) => one.state === 'failed');
-      assert.match(failed?.found ?? '', /ECONNREFUSED/);
-      await assert.rejects(verifyAlone(await settings()), (error) => codeOf(error) === 'LEDGER_UNAVAILABLE');
-      home = await start(await settings());
-      const away = await home.operations.status({});
-      assert.deepEqual([away.ledger.reachable, away.ledger.peers[0]?.state], [false, 'open']);
-      const added = home.operations.memberAdd({ name: 'Dr. Waiting', role: 'clinician' });
-      await peer.start();
-      await added;
-      await home.settled();
-      assert.deepEqual((await home.operations.reconcile({}, () => {})).differences, []);
-      const back = await home.operations.status({});
-      assert.deepEqual([back.ledger.reachable, back.ledger.fresh, back.outbox.depth], [true, true, 0]);
-      await stop(home);
-      assert.deepEqual((await verifyAlone(await settings())).problems, []);
-    });
+  test('another institution joins by a co-signed statement, and follows the same ledger', async () => {
+    pinLedger(second, ledgerId);
+    const theirs = await settings(second);
+    await assert.rejects(start(theirs), refused('INSTITUTION_NOT_REGISTERED', /oncobridge ledger join/));
+    const path = join(folder, 'join.json');
+    const { result: made, code } = await cli(second, 'ledger', 'join', '--out', path);
+    assert.equal(code, 0);
+    const file = made as JoinFile;
+    const { data } = await settings();
+    const operations = { ...home.operations, stop: async () => ({ pid: 0 }) };
+    const control = await startControlServer({ file: controlFile(data), facade: home.facadeUrl, operations, onError() {} });
+    const early = await cli(site.config, 'ledger', 'submit', path);
+    assert.deepEqual([early.code, /LEDGER_REFUSED/.test(early.err)], [1, true], early.err);
+    assert.equal((await cli(site.config, 'ledger', 'cosign', path, '--thumbprint', 'x'.repeat(43))).code, 1);
+    const running = await cli(site.config, 'ledger', 'found');
+    assert.match(running.err, /CONFLICT.*A server runs/);
+    assert.equal((await cli(site.config, 'ledger', 'cosign', path, '--thumbprint', file.thumbprint)).code, 0);
+    const submitted = await cli(site.config, 'ledger', 'submit', path);
+    assert.deepEqual(
+      [submitted.code, (submitted.result as { institution?: string } | undefined)?.institution],
+      [0, theirs.config.server.institution.id],
+      submitted.err,
+    );
+    await control.close();
+    const joined = await start(theirs);
+    const { ledger } = await joined.operations.status({});
+    assert.deepEqual([ledger.kind, ledger.fresh, ledger.alarms], ['fabric', true, 0]);
+    assert.ok((await joined.operations.verify({})).ok);
+    await stop(joined);
+    const { code: examined, result } = await cli(second, 'doctor', 'ledger');
+    const { findings } = result as { findings: Finding[] };
+    assert.equal(examined, 0, JSON.stringify(findings));
+    assert.equal(findings.find((one) => one.check === 'endorsement policy')?.state, 'ok');
+    assert.equal(findings.find((one) => one.check === 'clocks')?.state, 'ok');
+  });
 
-    test('data of one ledger is not taken to another', async () => {
-      const original = readFileSync(site.config, 'utf8');
-      pinLedger(site.config, newLedgerId());
-      await assert.rejects(start(await settings()), refused('LEDGER_OTHER', new RegExp(ledgerId)));
-      writeFileSync(site.config, original);
-    });
-  },
-);
+  test('while the own peer is away: a start comes up without it, says so, and recovers by itself', async () => {
+    await stop(home);
+    const peer = site.network.node('peer1.home');
+    await peer.kill();
+    const [failed] = (await examineLedger((await settings()).config.server)).filter((one) => one.state === 'failed');
+    assert.match(failed?.found ?? '', /ECONN(REFUSED|RESET)/);
+    await assert.rejects(verifyAlone(await settings()), (error) => codeOf(error) === 'LEDGER_UNAVAILABLE');
+    home = await start(await settings());
+    const away = await home.operations.status({});
+    assert.deepEqual([away.ledger.reachable, away.ledger.peers[0]?.state], [false, 'open']);
+    const added = home.operations.memberAdd({ name: 'Dr. Waiting', role: 'clinician' });
+    await peer.start();
+    await added;
+    await home.settled();
+    assert.deepEqual((await home.operations.reconcile({}, () => {})).differences, []);
+    const back = await home.operations.status({});
+    assert.deepEqual([back.ledger.reachable, back.ledger.fresh, back.outbox.depth], [true, true, 0]);
+    await stop(home);
+    assert.deepEqual((await verifyAlone(await settings())).problems, []);
+  });
+
+  test('data of one ledger is not taken to another', async () => {
+    const original = readFileSync(site.config, 'utf8');
+    pinLedger(site.config, newLedgerId());
+    await assert.rejects(start(await settings()), refused('LEDGER_OTHER', new RegExp(ledgerId)));
+    writeFileSync(site.config, original);
+  });
+});
