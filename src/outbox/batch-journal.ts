@@ -43,7 +43,7 @@ export function createBatchJournal(database: Database) {
       from outbox_batch b left join outbox o on o.batch = b.id
       where ${'job' in chosen ? sql`b.job = ${chosen.job}` : sql`b.id = ${chosen.batch}`} and b.settled_at is null
         and b.state in ('claimed', 'enqueued', 'inflight', 'failed')
-      order by b.id, o.position`);
+      order by b.place, b.id, o.position`);
     return [...Map.groupBy(found, (row) => row.id).values()].flatMap((rows) => {
       const [first] = rows;
       if (first === undefined) return [];
@@ -54,7 +54,7 @@ export function createBatchJournal(database: Database) {
   }
 
   return {
-    /** The open batches that a job carries. */
+    /** The open batches that a job carries, in the order in which they are to go. */
     ofJob: (job: string) => read({ job }),
     /** Undefined where it has been settled or parted meanwhile. */
     batch: async (id: string): Promise<Batch | undefined> => (await read({ batch: id }))[0],

@@ -72,16 +72,17 @@ export async function createLedgerWriter(options: LedgerWriterOptions): Promise<
   async function bringTogether(batches: readonly Batch[]): Promise<{ batch: Batch; problem?: Try }[]> {
     if (batches.length === 0) return [];
     const left: { batch: Batch; problem?: Try }[] = [];
-    const endorsed: (EndorsedTransaction & { of: Batch; batch: string })[] = [];
-    await Promise.all(
-      batches.map(async (batch) => {
+    const endorsements = await Promise.all(
+      batches.map(async (of) => {
         try {
-          endorsed.push({ ...(await endorse(batch)), of: batch, batch: batch.id });
+          return { ...(await endorse(of)), of, batch: of.id };
         } catch (error) {
-          left.push({ batch, problem: { error, sent: false } });
+          left.push({ batch: of, problem: { error, sent: false } });
+          return undefined;
         }
       }),
     );
+    const endorsed = endorsements.filter((one) => one !== undefined);
     const signed = await journal.sign(endorsed);
     const committed: { batch: Batch; receipt: Receipt }[] = [];
     const all = Promise.all(

@@ -60,7 +60,7 @@ export async function createRelay(options: RelayOptions): Promise<Relay> {
   const { database, queue } = options;
   const onError = options.onError ?? (() => {});
   const batchSize = options.batchSize ?? 50;
-  const window = options.window ?? 16;
+  const window = options.window ?? 64;
   const scanMs = options.scanMs ?? 1000;
   const checkMs = options.checkMs ?? 4000;
   const retryMs = options.retryMs ?? 5000;
@@ -177,10 +177,10 @@ export async function createRelay(options: RelayOptions): Promise<Relay> {
         return { ...none, blocked: waiting !== undefined };
       }
       await tx.query(sql`
-        insert into outbox_batch (id, job, transaction, priority, check_at)
-        select id, job, transaction, priority, now() + ${checkMs} * interval '1 ms'
-        from unnest(${batches.map((b) => b.id)}::text[], ${batches.map((b) => b.job)}::text[], ${batches.map((b) => b.rows[0]?.transaction ?? '')}::text[], ${batches.map((b) => b.priority)}::smallint[])
-          as t(id, job, transaction, priority)`);
+        insert into outbox_batch (id, job, place, transaction, priority, check_at)
+        select id, job, place, transaction, priority, now() + ${checkMs} * interval '1 ms'
+        from unnest(${batches.map((b) => b.id)}::text[], ${batches.map((b) => b.job)}::text[], ${batches.map((_, place) => place)}::int[], ${batches.map((b) => b.rows[0]?.transaction ?? '')}::text[], ${batches.map((b) => b.priority)}::smallint[])
+          as t(id, job, place, transaction, priority)`);
       await tx.query(sql`
         update outbox o set state = 'claimed', batch = t.batch, position = t.position
         from unnest(${batches.flatMap((b) => b.rows.map((row) => row.id))}::text[], ${batches.flatMap((b) => b.rows.map(() => b.id))}::text[],

@@ -20,6 +20,7 @@ import {
 } from '../store/records.ts';
 import { type ResourceText, writeDirectory } from '../store/resources.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
+import { mapByTurns } from './by-turns.ts';
 import { type Decided, decide, orderOf, type Seen } from './decision.ts';
 import type { FilingConfig } from './parts.ts';
 import { isPassing } from './passing.ts';
@@ -101,9 +102,9 @@ export function createIntake(parts: {
     }
     const stored = await sourcePatients(database, source, [...new Set(patientKeys.values())]);
 
-    const rowsToInsert: NewRecord[] = [];
     const directory: { ref: string; resource: JsonObject }[] = [];
-    for (const s of fresh) {
+    // Beside each other, so that the row keys of all who are new are written to the disk together.
+    const rowsToInsert = await mapByTurns(fresh, async (s): Promise<NewRecord> => {
       const before = current.get(s.key);
       const patientKey = patientKeys.get(s);
       const patient = patientKey === undefined ? undefined : (patients.get(patientKey) ?? stored.get(patientKey));
@@ -113,8 +114,10 @@ export function createIntake(parts: {
       const sealedFor = sealedForOf(s, { ...decided, pat });
       if (s.description?.role === 'directory' && s.resource !== undefined && decided.current)
         directory.push({ ref: s.ref, resource: s.resource });
+      const outcome = decided.outcome === 'pending' ? 'taken' : `${decided.outcome}:${decided.reason}`;
+      counts.outcomes[outcome] = (counts.outcomes[outcome] ?? 0) + 1;
       const links = s.description === undefined ? [] : await linksOf(source, s.description);
-      rowsToInsert.push({
+      return {
         rec: s.rec,
         source,
         stream,
@@ -139,10 +142,8 @@ export function createIntake(parts: {
         links,
         analyte: pat === null ? null : await analyteOf(s),
         notBefore: notBefore(before?.pat ?? null, pat),
-      });
-      const outcome = decided.outcome === 'pending' ? 'taken' : `${decided.outcome}:${decided.reason}`;
-      counts.outcomes[outcome] = (counts.outcomes[outcome] ?? 0) + 1;
-    }
+      };
+    });
 
     await database.transaction(async (tx) => {
       await storePatients(tx);
@@ -242,32 +243,27 @@ export function createIntake(parts: {
   }
 
   async function see(source: string, records: readonly RawRecord[]): Promise<Seen[]> {
-    return Promise.all(
-      records.map(async (raw): Promise<Seen> => {
-        const ref = `${raw.type}/${raw.id}`;
-        const [key, versionKey] = await Promise.all([
-          keys.ref(source, ref),
-          keys.version(source, ref, raw.versionId, digestStatement(raw)),
-        ]);
-        const base = { raw, rec: newId('rec'), ref, key, versionKey };
-        if (raw.deleted === true) return { ...base, content: await keys.content(`deleted|${key}`), invalid: false };
-        try {
-          const resource = parseResource(raw.bytes);
-          const attachments = digestRecord({ ...raw, bytes: Buffer.alloc(0) });
-          return {
-            ...base,
-            resource,
-            description: describe(resource),
-            content: await keys.content(`${clinicalContent(resource)}\n${attachments}`),
-            invalid: false,
-          };
-        } catch (error) {
-          // Whatever a record of a strange shape makes of us, it is that record's fault, and the page goes on.
-          if (isPassing(error)) throw error;
-          return { ...base, content: await keys.content(versionKey), invalid: true };
-        }
-      }),
-    );
+    return mapByTurns(records, async (raw): Promise<Seen> => {
+      const ref = `${raw.type}/${raw.id}`;
+      const [key, versionKey] = await Promise.all([keys.ref(source, ref), keys.version(source, ref, raw.versionId, digestStatement(raw))]);
+      const base = { raw, rec: newId('rec'), ref, key, versionKey };
+      if (raw.deleted === true) return { ...base, content: await keys.content(`deleted|${key}`), invalid: false };
+      try {
+        const resource = parseResource(raw.bytes);
+        const attachments = digestRecord({ ...raw, bytes: Buffer.alloc(0) });
+        return {
+          ...base,
+          resource,
+          description: describe(resource),
+          content: await keys.content(`${clinicalContent(resource)}\n${attachments}`),
+          invalid: false,
+        };
+      } catch (error) {
+        // Whatever a record of a strange shape makes of us, it is that record's fault, and the page goes on.
+        if (isPassing(error)) throw error;
+        return { ...base, content: await keys.content(versionKey), invalid: true };
+      }
+    });
   }
 
   async function linksOf(source: string, description: Description): Promise<{ relation: string; target: string }[]> {

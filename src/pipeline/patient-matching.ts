@@ -19,6 +19,7 @@ import { lastMatched } from '../store/records.ts';
 import { writePatients } from '../store/resources.ts';
 import type { Custodian } from '../vault/custodian.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
+import { mapByTurns } from './by-turns.ts';
 import type { FilingConfig, LedgerStatements } from './parts.ts';
 
 /** Whom a page's Patient records mean, worked out before the page's transaction; `store` writes it inside. */
@@ -86,7 +87,8 @@ export function createPatientMatching(parts: {
     if (records.length === 0) return { patients: new Map(), store: async () => {} };
     const found = await lookAll(source, records);
     const inPage = new Map<string, { pat: string; resource: JsonObject }>();
-    const settling = found.map(async ({ record, reason, blind, existing, decided }) => {
+    // In this order up to the first wait of each; the keys of all who are new still meet on their way to the disk.
+    const settled = await mapByTurns(found, async ({ record, reason, blind, existing, decided }) => {
       const held = (why: Reason): Promise<Settled> => settle({ record, reason: why });
       if (decided !== undefined) return settleDecided(record, { pat: decided.pat, takesDemographics: decided.takes_demographics });
       if (reason !== undefined) return held(reason);
@@ -98,7 +100,6 @@ export function createPatientMatching(parts: {
       for (const identifier of blind) inPage.set(nameOf(identifier), { pat, resource: record.resource });
       return settle({ record, blind, pat, isNew: known.length === 0 });
     });
-    const settled = await Promise.all(settling);
     return {
       patients: new Map(settled.map(({ key, pat, reason }) => [key, { pat, reason }])),
       store: (tx) => store(tx, source, settled),

@@ -2,6 +2,7 @@
 create table outbox_batch (
   id text primary key,                    -- batch-…
   job text not null,                      -- id and only content of the job that carries it: the first batch's, of those handed over together
+  place integer not null default 0,       -- within the job
   state text not null default 'claimed' check (state in ('claimed','enqueued','inflight','committed','rejected','failed','split')),
   transaction text not null,
   priority smallint not null,             -- 0 urgent, 1 live, 2 backfill
