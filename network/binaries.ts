@@ -17,7 +17,11 @@ export interface BinariesOptions {
   env?: NodeJS.ProcessEnv;
   /** Lines of progress of the build, for stderr. */
   onProgress?: (line: string) => void;
+  /** Where Go is looked for after PATH: where its own installer and distributions put it. */
+  goFolders?: readonly string[];
 }
+
+const GO_FOLDERS = ['/usr/local/go/bin', '/usr/lib/go/bin'];
 
 /**
  * Fabric's commands: those of FABRIC_BIN, else those built from the pin in network/tools, once, into a cache folder outside
@@ -27,7 +31,7 @@ export async function fabricBinaries(options: BinariesOptions = {}): Promise<Fab
   const env = options.env ?? process.env;
   const ready = await readyBinaries(env);
   if (ready !== undefined) return ready;
-  const go = await findGo(env);
+  const go = await findGo(env, options.goFolders ?? GO_FOLDERS);
   if (go === undefined) throw new CodedError('FABRIC_MISSING');
   const folder = await cacheFolder(env);
   await build(go, folder, env, options.onProgress ?? (() => {}));
@@ -36,7 +40,7 @@ export async function fabricBinaries(options: BinariesOptions = {}): Promise<Fab
 
 /** Whether `fabricBinaries` would find or build the commands: what decides whether a test is skipped. Throws FABRIC_MISSING for a wrong FABRIC_BIN. */
 export async function canHaveBinaries(env: NodeJS.ProcessEnv = process.env): Promise<boolean> {
-  return (await readyBinaries(env)) !== undefined || (await findGo(env)) !== undefined;
+  return (await readyBinaries(env)) !== undefined || (await findGo(env, GO_FOLDERS)) !== undefined;
 }
 
 async function readyBinaries(env: NodeJS.ProcessEnv): Promise<FabricBinaries | undefined> {
@@ -69,9 +73,8 @@ async function absentIn(folder: string): Promise<string[]> {
   return COMMANDS.filter((_, i) => found[i] !== true);
 }
 
-/** On PATH, or where Go's own installer puts it. */
-async function findGo(env: NodeJS.ProcessEnv): Promise<string | undefined> {
-  const folders = [...(env['PATH'] ?? '').split(delimiter).filter((f) => f !== ''), '/usr/local/go/bin', '/usr/lib/go/bin'];
+async function findGo(env: NodeJS.ProcessEnv, more: readonly string[]): Promise<string | undefined> {
+  const folders = [...(env['PATH'] ?? '').split(delimiter).filter((f) => f !== ''), ...more];
   for (const folder of folders) {
     const path = join(folder, fileName('go'));
     // Older ones do not know `tool` directives.

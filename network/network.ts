@@ -156,6 +156,16 @@ async function planChaincode(topology: Topology, option: ChaincodeOption, sequen
   };
 }
 
+/** The version before gives its place to the one that is committed now: the first chaincode stays the first. */
+function withCommitted(topology: Topology, chaincode: InstalledChaincode): Topology {
+  const committed = { ...chaincode, committed: true };
+  const rest = topology.chaincodes.filter((one) => one.name !== chaincode.name || one.sequence < chaincode.sequence);
+  const before = rest.findIndex((one) => one.name === chaincode.name);
+  const chaincodes =
+    before >= 0 ? rest.with(before, committed) : topology.chaincodes.map((one) => (one.name === chaincode.name ? committed : one));
+  return { ...topology, chaincodes };
+}
+
 function network(folder: string, onEvent: ((event: NetworkEvent) => void) | undefined, plan: () => Promise<Topology>): FabricNetwork {
   const places = placesIn(resolve(folder));
   const tell = (kind: NetworkEvent['kind'], detail: string): void => onEvent?.({ kind, detail });
@@ -207,8 +217,7 @@ function network(folder: string, onEvent: ((event: NetworkEvent) => void) | unde
     }
     for (const chaincode of topology.chaincodes.filter((one) => !one.committed)) {
       await establish(site(), chaincode, serving);
-      const others = recordedTopology.chaincodes.filter((one) => one.name !== chaincode.name || one.sequence > chaincode.sequence);
-      await record({ ...recordedTopology, chaincodes: [...others, { ...chaincode, committed: true }] });
+      await record(withCommitted(recordedTopology, chaincode));
     }
     await serving;
     await endStrangers(specsOf(recordedTopology, commands));
