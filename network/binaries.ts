@@ -3,9 +3,10 @@ import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
 import { access, mkdir, mkdtemp, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { delimiter, join, resolve } from 'node:path';
+import { basename, delimiter, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { CodedError } from '../src/errors.ts';
+import { lockFolder } from '../src/store/folder-lock.ts';
 
 const COMMANDS = ['peer', 'orderer', 'configtxgen', 'cryptogen', 'osnadmin'] as const;
 const tools = fileURLToPath(new URL('./tools/', import.meta.url));
@@ -34,8 +35,31 @@ export async function fabricBinaries(options: BinariesOptions = {}): Promise<Fab
   const go = await findGo(env, options.goFolders ?? GO_FOLDERS);
   if (go === undefined) throw new CodedError('FABRIC_MISSING');
   const folder = await cacheFolder(env);
-  await build(go, folder, env, options.onProgress ?? (() => {}));
+  await buildOnce(go, folder, env, options.onProgress ?? (() => {}));
   return inFolder(folder);
+}
+
+/** Two builds at once would be harmless, and slow: whoever comes second waits for the first, or for its death. */
+async function buildOnce(go: string, folder: string, env: NodeJS.ProcessEnv, onProgress: (line: string) => void): Promise<void> {
+  const cache = dirname(folder);
+  await mkdir(cache, { recursive: true });
+  for (let told = false; (await absentIn(folder)).length > 0; told = true) {
+    const lock = await lockFolder(cache, basename(folder));
+    if (lock === undefined) {
+      if (!told) onProgress("Waiting for another process to build Fabric's commands");
+      await new Promise((done) => setTimeout(done, 300));
+      continue;
+    }
+    try {
+      if ((await absentIn(folder)).length === 0) return;
+      // Left by a build that was killed.
+      const left = (await readdir(cache)).filter((name) => name.startsWith(`${basename(folder)}.build-`));
+      for (const name of left) await rm(join(cache, name), { recursive: true, force: true });
+      await build(go, folder, env, onProgress);
+    } finally {
+      await lock.release();
+    }
+  }
 }
 
 /** Whether `fabricBinaries` would find or build the commands: what decides whether a test is skipped. Throws FABRIC_MISSING for a wrong FABRIC_BIN. */
@@ -89,7 +113,6 @@ function isRecent(go: string): boolean {
 }
 
 async function build(go: string, folder: string, env: NodeJS.ProcessEnv, onProgress: (line: string) => void): Promise<void> {
-  await mkdir(join(folder, '..'), { recursive: true });
   const half = await mkdtemp(`${folder}.build-`);
   const began = Date.now();
   onProgress(`Building Fabric's commands with ${go} (once, one to three minutes)`);

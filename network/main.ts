@@ -1,10 +1,11 @@
 /** `npm run fabric -- up|down|status|logs|upgrade`: the trial network from the command line. */
 import { readdir, readFile } from 'node:fs/promises';
-import { basename, join, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { print, table } from '../src/cli/run.ts';
 import { CodedError } from '../src/errors.ts';
 import { isId, newId } from '../src/ids.ts';
+import { fabricBinaries } from './binaries.ts';
 import { createNetwork, type FabricNetwork, type NetworkEvent, openNetwork } from './network.ts';
 import { readTopology } from './record.ts';
 import { type InstitutionOption, type Ordering, placesIn } from './topology.ts';
@@ -115,6 +116,14 @@ command('upgrade', 'install the chaincode anew, have all institutions approve it
     const { chaincode, label } = options;
     await network.upgrade({ ...(chaincode !== undefined && { folder: resolve(chaincode) }), ...(label !== undefined && { label }) });
     process.stdout.write(`${await network.packageId()}\n`);
+  });
+
+program
+  .command('binaries')
+  .description("find Fabric's commands, or build them; prints their folder")
+  .action(async () => {
+    const { peer } = await fabricBinaries({ onProgress: (line) => process.stderr.write(`${line}\n`) });
+    process.stdout.write(`${dirname(peer)}\n`);
   });
 
 /** The recorded network where there is one and no other is asked for; else a new one. */

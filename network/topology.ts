@@ -146,12 +146,6 @@ export function allPeers(topology: Topology): PeerNode[] {
   return topology.institutions.flatMap((one) => one.peers);
 }
 
-export function peerInstitution(topology: Topology, peer: PeerNode): Institution {
-  const found = topology.institutions.find((one) => one.peers.includes(peer));
-  if (found === undefined) throw new Error(`no institution has ${peer.name}`);
-  return found;
-}
-
 /** `chaincode.alpha`, `chaincode.alpha.2`; of a chaincode beside the main one `<chaincode>.alpha`. */
 export function chaincodeNodeName(chaincode: { name: string }, institution: Institution, peer: PeerNode): string {
   const prefix = chaincode.name === CHANNEL ? 'chaincode' : `chaincode-${chaincode.name}`;

@@ -27,7 +27,7 @@ const MAKE = 'sleep 0.3; for c in peer orderer configtxgen cryptogen osnadmin; d
 const failsWith = (code: string, text: RegExp) => (error: unknown) =>
   error instanceof CodedError && error.code === code && text.test(error.message);
 
-test('built once, found again, and two builds at once do not hurt each other', async () => {
+test('built once, also where two ask for it at once, and found again', async () => {
   const { env, runs, cache } = await pretendGo('both', MAKE);
   const said: string[] = [];
   const [one, other] = await Promise.all([fabricBinaries({ env, onProgress: (line) => said.push(line) }), fabricBinaries({ env })]);
@@ -35,7 +35,7 @@ test('built once, found again, and two builds at once do not hurt each other', a
   assert.match(said[0] ?? '', /Building/);
   const found = await fabricBinaries({ env, onProgress: () => assert.fail('nothing is left to build') });
   assert.deepEqual(found, one);
-  assert.equal(await runs(), 2);
+  assert.equal(await runs(), 1);
   const [folder, ...others] = await readdir(cache);
   assert.match(folder ?? '', /^fabric-[0-9a-f]{16}$/);
   assert.deepEqual(others, []);
@@ -44,7 +44,7 @@ test('built once, found again, and two builds at once do not hurt each other', a
   // A folder that lost a file is not believed.
   await rm(found.peer);
   assert.deepEqual(await fabricBinaries({ env }), one);
-  assert.equal(await runs(), 3);
+  assert.equal(await runs(), 2);
 });
 
 test('a build that fails leaves nothing and says what Go said', async () => {
