@@ -6,7 +6,7 @@ import { findMisfiled, MISFILED_REVIEW, partOfDocument } from './misfiled.ts';
 import { binaryForm } from './negotiate.ts';
 import type { Answer, Caller, FacadeParts, PatientKey } from './ports.ts';
 import { type Conditions, FHIR_JSON, notModified, versionHeaders } from './read.ts';
-import { columns, type ReadableRow, readableRows } from './readable.ts';
+import { columns, doubt, type ReadableRow, readableOrDoubtful } from './readable.ts';
 
 export interface BinaryRequest extends Conditions {
   accept?: string;
@@ -65,13 +65,14 @@ export function createBinaryReader(parts: FacadeParts): BinaryReader {
 
   async function readable(caller: Caller, id: string): Promise<BinaryRow | undefined> {
     if (!RESOURCE_ID.test(id)) throw new CodedError('NOT_FOUND');
-    const { cte, from } = readableRows(parts, caller, 'document');
+    const { cte, from, doubtful } = readableOrDoubtful(parts, caller, 'document');
     const [row] = await parts.database.query<BinaryRow>(sql`
-      with ${cte} select ${columns('document')}, r.document,
+      with ${cte} select ${columns('document')}, ${doubtful}, r.document,
         (select v.pointer from document_version v where v.document = r.document and v.version = r.document_version) as pointer,
         (select d.ciphertext_hash from projection.document d where d.recorder = r.recorder and d.doc = r.document) as ciphertext_hash,
         (select d.commitment from projection.document d where d.recorder = r.recorder and d.doc = r.document) as commitment
-      ${from} and r.id = ${id} and r.type = 'Binary'`);
+      ${from} and r.id = ${id} and r.type = 'Binary' order by doubtful limit 1`);
+    if (row?.doubtful === true) throw doubt(parts, row);
     return row;
   }
 

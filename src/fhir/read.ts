@@ -3,7 +3,7 @@ import { type SqlFragment, sql } from '../store/sql.ts';
 import { access, type Found, patientsOf, RESOURCE_ID, textOfRow, withAbsoluteUrls } from './access.ts';
 import { findMisfiled, MISFILED_REVIEW, misfiledReference } from './misfiled.ts';
 import type { Answer, Caller, FacadeParts, FacadeSettings, ServedResource } from './ports.ts';
-import { columns, type ReadableRow, readableRows } from './readable.ts';
+import { columns, doubt, type ReadableRow, readableOrDoubtful, readableRows } from './readable.ts';
 import { SERVED_TYPES } from './served-types.ts';
 
 /** If-None-Match and If-Modified-Since of a read: they are looked at after consent, for a 304 is a disclosure too. */
@@ -33,17 +33,25 @@ export function createReader(parts: FacadeParts, settings: FacadeSettings): Read
     if (shelf === undefined || shelf === 'ledger' || !RESOURCE_ID.test(id)) throw new CodedError('NOT_FOUND');
     if (version !== undefined && !/^[1-9]\d{0,8}$/.test(version)) throw new CodedError('NOT_FOUND');
     const ofVersion: SqlFragment = version === undefined ? sql`` : sql` and r.version = ${Number(version)}`;
-    const within = async (extent: 'whole' | 'direct'): Promise<ReadableRow | undefined> => {
-      const { cte, from } = readableRows(parts, caller, shelf, extent);
+    const direct = async (): Promise<ReadableRow | undefined> => {
+      const { cte, from } = readableRows(parts, caller, shelf, 'direct');
       // The directory is read by what refers to its rows, which no index look-up by id finds.
-      const on = extent === 'direct' && shelf !== 'directory' ? parts.reads : parts.database;
-      const [found] = await on.query<ReadableRow>(
+      const [found] = await (shelf === 'directory' ? parts.database : parts.reads).query<ReadableRow>(
         sql`with ${cte} select ${columns(shelf)} ${from} and r.id = ${id} and r.type = ${type}${ofVersion}`,
       );
       return found;
     };
+    const whole = async (): Promise<ReadableRow | undefined> => {
+      const { cte, from, doubtful } = readableOrDoubtful(parts, caller, shelf);
+      const [found] = await parts.database.query<ReadableRow & { document: string }>(
+        sql`with ${cte} select ${columns(shelf)}, ${doubtful}${shelf === 'document' ? sql`, r.document` : sql``} ${from}
+          and r.id = ${id} and r.type = ${type}${ofVersion} order by doubtful limit 1`,
+      );
+      if (found?.doubtful === true) throw doubt(parts, found);
+      return found;
+    };
     // What is not granted directly is looked for in the whole scope, hidden and missing alike.
-    const row = (await within('direct')) ?? (await within('whole'));
+    const row = (await direct()) ?? (await whole());
     if (row === undefined) return undefined;
     return { row, text: withAbsoluteUrls(type, await textOfRow(parts, row), settings.baseUrl) };
   }

@@ -1,3 +1,4 @@
+import { CodedError } from '../errors.ts';
 import { raw, type SqlFragment, sql } from '../store/sql.ts';
 import type { Caller, FacadeParts } from './ports.ts';
 import type { Shelf } from './served-types.ts';
@@ -18,17 +19,40 @@ export function readableRows(
   shelf: Exclude<Shelf, 'ledger'>,
   extent: 'whole' | 'direct' = 'whole',
 ): Readable {
+  return rowsOf(parts, caller, shelf, extent, stands);
+}
+
+/**
+ * The same, and of documents also the rows that would be readable if their sealed object were the one that the ledger names: somebody
+ * else has written here, which who may read it is told of. `doubtful` says which they are.
+ */
+export function readableOrDoubtful(
+  parts: Pick<FacadeParts, 'readableScope'>,
+  caller: Caller,
+  shelf: Exclude<Shelf, 'ledger'>,
+): Readable & { doubtful: SqlFragment } {
+  const readable = rowsOf(parts, caller, shelf, 'whole', (r) => (shelf === 'document' ? sql`(${stands(r)} or ${differs(r)})` : stands(r)));
+  return { ...readable, doubtful: shelf === 'document' ? sql`not ${stands(raw('r'))} as doubtful` : sql`false as doubtful` };
+}
+
+function rowsOf(
+  parts: Pick<FacadeParts, 'readableScope'>,
+  caller: Caller,
+  shelf: Exclude<Shelf, 'ledger'>,
+  extent: 'whole' | 'direct',
+  standing: (r: SqlFragment) => SqlFragment,
+): Readable {
   const scope = parts.readableScope({ actor: caller.actor, purpose: caller.actor.purpose, right: 'read', now: caller.now, extent });
   // Asked about twice in the directory; inlined all the same, so that a read by id probes only its own patient's permissions.
   const cte = sql`scope as not materialized (${scope})`;
-  if (shelf === 'document') return { cte, from: sql`from resource r where ${documentRow(raw('r'))}` };
+  if (shelf === 'document') return { cte, from: sql`from resource r where ${documentRow(raw('r'), standing)}` };
   if (shelf === 'patient') return { cte, from: sql`from resource r where ${patientRow(raw('r'))}` };
   return {
     cte,
     from: sql`from directory_resource r where (
       exists (select 1 from projection.member m where m.mem = r.id)
       or exists (select 1 from projection.institution i where i.inst = r.id)
-      or exists (select 1 from resource x where x.elements @> array['>' || r.type || '/' || r.id] and (${patientRow(raw('x'))} or ${documentRow(raw('x'))})))`,
+      or exists (select 1 from resource x where x.elements @> array['>' || r.type || '/' || r.id] and (${patientRow(raw('x'))} or ${documentRow(raw('x'), stands)})))`,
   };
 }
 
@@ -37,18 +61,31 @@ function patientRow(r: SqlFragment): SqlFragment {
   return sql`(${r}.document is null and exists (select 1 from scope s where s.inst = ${r}.inst and s.pat = ${r}.pat))`;
 }
 
-/**
- * A row of a document: in scope with its whole clinical time, and of the very version that the ledger lets stand, sealed
- * as the ledger says. A subject withdrawn here is hidden at once, before the ledger has heard of it.
- */
-function documentRow(r: SqlFragment): SqlFragment {
+/** A row of a document: in scope with its whole clinical time, and standing. */
+function documentRow(r: SqlFragment, standing: (r: SqlFragment) => SqlFragment): SqlFragment {
   return sql`(exists (select 1 from scope s where s.inst = ${r}.inst and s.pat = ${r}.pat and s.category = ${r}.category
       and (s.data_start is null or ${r}.clinical_start >= s.data_start) and (s.data_end is null or ${r}.clinical_end <= s.data_end))
-    and exists (select 1 from document_version v
+    and ${standing(r)})`;
+}
+
+/**
+ * Of the very version that the ledger lets stand, sealed as the ledger says. A subject withdrawn here is hidden at once, before the
+ * ledger has heard of it.
+ */
+function stands(r: SqlFragment): SqlFragment {
+  return sql`exists (select 1 from document_version v
       join projection.document d on d.recorder = ${r}.recorder and d.doc = v.document and d.version = v.version and d.ciphertext_hash = v.ciphertext_hash
       where v.document = ${r}.document and v.version = ${r}.document_version
         and d.inst = ${r}.inst and d.pat = ${r}.pat and d.category = ${r}.category and not d.withdrawn
-        and not exists (select 1 from subject w where w.sub = v.sub and w.withdrawn_at is not null)))`;
+        and not exists (select 1 from subject w where w.sub = v.sub and w.withdrawn_at is not null))`;
+}
+
+/** The ledger lets this version stand, and the object that is named here is another, or none is. */
+function differs(r: SqlFragment): SqlFragment {
+  return sql`(exists (select 1 from projection.document d where d.recorder = ${r}.recorder and d.doc = ${r}.document and d.version = ${r}.document_version
+        and d.inst = ${r}.inst and d.pat = ${r}.pat and d.category = ${r}.category and not d.withdrawn
+        and not exists (select 1 from document_version v where v.document = d.doc and v.version = d.version and v.ciphertext_hash = d.ciphertext_hash))
+      and not exists (select 1 from subject w where w.document = ${r}.document and w.withdrawn_at is not null))`;
 }
 
 /** A row as the queries of this folder select it. */
@@ -62,6 +99,14 @@ export interface ReadableRow {
   category: string | null;
   body: Buffer | string;
   height: number | null;
+  /** Its sealed object is not the one that the ledger names: it is not to be served. */
+  doubtful?: boolean;
+}
+
+/** Raises the alarm over a doubtful row; the error to throw. */
+export function doubt(parts: Pick<FacadeParts, 'onIntegrity'>, row: { document: string; version: number }): CodedError {
+  parts.onIntegrity({ document: row.document, version: row.version, reason: 'ENTRY_DIFFERS' });
+  return new CodedError('INTEGRITY');
 }
 
 /** Columns of `ReadableRow`. */

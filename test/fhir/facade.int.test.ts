@@ -125,7 +125,14 @@ describe('read', () => {
     await world.document({ ...laboratory(ANNA, 'n1', '2026-07-01'), entry: 'none' });
     await world.document({ ...laboratory(ANNA, 'n2', '2026-07-01'), entry: 'other-hash' });
     await get('/fhir/Observation/obs-n1-0').expect(404);
-    await get('/fhir/Observation/obs-n2-0').expect(404);
+    // Another object than the ledger names: told to who may read it, by no search.
+    for (const path of ['Observation/obs-n2-0', 'Observation/obs-n2-0/_history', 'Observation/obs-n2-0/_history/1', 'Binary/pdf-n2'])
+      await get(`/fhir/${path}`).expect(500, /INTEGRITY/);
+    await get('/fhir/Observation/obs-n2-0', 'stranger').expect(404);
+    assert.deepEqual(await search(`Observation?_id=obs-n2-0`), []);
+    await world.database.query(sql`delete from document_version where document = 'doc-n2'`);
+    await get('/fhir/Observation/obs-n2-0').expect(500, /INTEGRITY/);
+    assert.deepEqual(new Set(world.alarms.splice(0).map((alarm) => (alarm as { reason: string }).reason)), new Set(['ENTRY_DIFFERS']));
     await world.document(laboratory(ANNA, 'n3', '2026-07-01'));
     await get('/fhir/Observation/obs-n3-0').expect(200);
     // The new version is filed and not yet on the ledger: the old one stands.

@@ -1067,7 +1067,13 @@ test('objects put in place of stored ones: INTEGRITY, an alarm, and reconcile na
   assert.equal(codeIn(await pdf()), 'INTEGRITY');
   assert.deepEqual(await differences(), [`object-altered ${document}`]);
   await row(name, stranger.ciphertextHash, stranger.commitment);
-  assert.equal((await pdf()).status, 404, 'no entry on the ledger names it');
+  const before = await alarms();
+  for (const path of [`Binary/${binary}`, `DocumentReference/${document}`]) {
+    const unnamed = await site.call(alice, 'GET', path);
+    assert.deepEqual([unnamed.status, codeIn(unnamed)], [500, 'INTEGRITY'], `${path}: no entry on the ledger names it`);
+    assert.equal((await site.call(bob, 'GET', path)).status, 404);
+  }
+  assert.equal(await alarms(), before + 2, 'a pair that was forged together raises no alarm');
   assert.deepEqual((await differences()).sort(), [`commitment-differs-from-ledger ${document}`, `hash-differs-from-ledger ${document}`]);
   await site.database.query(
     sql`update projection.document set ciphertext_hash = ${stranger.ciphertextHash}, commitment = ${stranger.commitment} where doc = ${document}`,
