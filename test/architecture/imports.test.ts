@@ -25,7 +25,7 @@ function cruise(paths: readonly string[]): { modules: number; rules: string[] } 
 }
 
 test('rooms import only what the map allows', () => {
-  const { modules, rules } = cruise(['src', 'simulator']);
+  const { modules, rules } = cruise(['src', 'simulator', 'network', 'chaincode']);
   // Without TypeScript 6 beside TypeScript 7 the tool is green on nothing, so the count matters.
   assert.ok(modules > 60, `only ${modules} modules were read`);
   assert.deepEqual(rules, []);

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { canHaveBinaries } from '../../network/binaries.ts';
-import { createNetwork, type FabricNetwork, type NetworkOptions } from '../../network/network.ts';
+import { createNetwork, type FabricNetwork, type NetworkOptions, openNetwork } from '../../network/network.ts';
 import { newId } from '../../src/ids.ts';
 
 /** Three institutions, the first of them ours in most tests. */
@@ -22,7 +22,9 @@ export type TestNetworkOptions = Partial<Omit<NetworkOptions, 'folder' | 'instit
 const present = await canHaveBinaries();
 const SKIPPED = "SKIPPED: neither Fabric's commands nor Go to build them; Fabric is NOT tested. REQUIRE_FABRIC=1 makes this fail.";
 let guarded = false;
-const folders = new Set<FabricNetwork>();
+const PREFIX = 'oncobridge-fabric-';
+const folders = new Set<string>();
+let swept: Promise<void> | undefined;
 
 /** Options of every test that needs a network: `test('…', fabricTest(), async () => …)`. Skips loudly; fails under REQUIRE_FABRIC=1. */
 export function fabricTest(): { skip?: string } {
@@ -48,16 +50,44 @@ export async function withTestNetwork(options: TestNetworkOptions = {}): Promise
       msp: `${name}MSP`,
       peers: i === 0 ? firstPeers : (1 as const),
     }));
-  const folder = await mkdtemp(join(tmpdir(), 'oncobridge-fabric-'));
-  const network = await createNetwork({ ...rest, folder, institutions });
-  folders.add(network);
+  const network = await createNetwork({ ...rest, folder: await networkFolder(), institutions });
   await network.up();
   return { ...network, institutions };
 }
 
-after(async () => {
-  for (const network of folders) {
-    await network.down();
-    await rm(network.folder, { recursive: true, force: true });
+/** A folder for a network of one's own, which is taken down and removed at the end of the test process. */
+export async function networkFolder(): Promise<string> {
+  await (swept ??= sweep());
+  const folder = await mkdtemp(join(tmpdir(), `${PREFIX}${process.pid}-`));
+  folders.add(folder);
+  return folder;
+}
+
+/** Networks outlive their starter, so those of test processes that were killed are taken down by the next. */
+async function sweep(): Promise<void> {
+  for (const name of await readdir(tmpdir())) {
+    const pid = name.startsWith(PREFIX) ? Number(name.slice(PREFIX.length).split('-')[0]) : 0;
+    if (pid > 0 && !isAlive(pid)) await remove(join(tmpdir(), name)).catch(() => {});
   }
+}
+
+async function remove(folder: string): Promise<void> {
+  await openNetwork(folder).then(
+    (network) => network.down(),
+    () => {},
+  );
+  await rm(folder, { recursive: true, force: true });
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+after(async () => {
+  for (const folder of folders) await remove(folder);
 });

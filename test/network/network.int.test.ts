@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { BARE_CHAINCODE, createNetwork, type NodeStatus, openNetwork } from '../../network/network.ts';
 import { codeOf } from '../../src/errors.ts';
 import { callerOf } from '../../src/ledger/fabric/caller.ts';
-import { fabricTest, withTestNetwork } from '../fabric/test-network.ts';
+import { fabricTest, networkFolder, withTestNetwork } from '../fabric/test-network.ts';
 import { bareClient, putSoon } from './bare-client.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
@@ -142,7 +142,7 @@ test('a network lives through the death of each of its parts, and leaves nothing
 });
 
 test('an up that is killed anywhere is taken over by the next', fabricTest(), async () => {
-  const folder = join(scratch, 'killed');
+  const folder = await networkFolder();
   for (const afterMs of [250, 900, 1700, 2600, 3500]) {
     const child = spawn(process.execPath, ['network/main.ts', 'up', '--folder', folder], { cwd: root, stdio: 'ignore' });
     const gone = new Promise((done) => child.once('exit', done));
@@ -169,7 +169,7 @@ test('an up that is killed anywhere is taken over by the next', fabricTest(), as
 });
 
 test('the commands, and what their exit codes say', fabricTest(), async () => {
-  const folder = join(scratch, 'commands');
+  const folder = await networkFolder();
   assert.equal(fabric('status', '--folder', folder).code, 3);
   assert.equal(fabric('down', '--folder', folder).code, 0);
   const up = fabric('up', '--folder', folder);
