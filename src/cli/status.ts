@@ -19,6 +19,10 @@ function statusText(status: StatusReport): string {
     `oncobridge ${status.version}, ${status.institution}, config ${status.configHash.slice(0, 12)}`,
     `database  ${status.database}`,
     `ledger    ${ledgerText(ledger)}`,
+    ...status.openAlarms.map(
+      ({ kind, count, since }) =>
+        `ALARM     ${kind}, ${count === 1 ? 'once' : `${count} times`}, since ${since}: docs/operations.md, "Watch"`,
+    ),
     ...(ledger.peers.length === 0 ? [] : [`peers     ${ledger.peers.map(peerText).join(', ')}`]),
     `outbox    ${outbox.depth} unsettled, oldest ${Math.round(outbox.oldestSeconds)} s`,
     `queue     ${queue.waiting} waiting, ${queue.active} active, ${queue.delayed} delayed, ${queue.failed} failed`,
@@ -45,5 +49,5 @@ function ledgerText({ kind, reachable, consensus, height, projected, fresh, ageS
 }
 
 function peerText({ name, state }: StatusReport['ledger']['peers'][number]): string {
-  return `${name} ${state === 'closed' ? 'in use' : 'DOES NOT ANSWER'}`;
+  return `${name} ${state === 'closed' ? 'is asked' : 'IS LEFT ALONE, it does not answer'}`;
 }

@@ -62,7 +62,7 @@ export function capabilities({ capabilities: has, ordering }: ChannelConfig): Fi
 }
 
 export function ordering({ ordering: { type, consenters, batchTimeoutMs, maxMessageCount } }: ChannelConfig): Finding {
-  const found = `${type}, ${consenters ?? '?'} orderers, a block after ${batchTimeoutMs ?? '?'} ms or ${maxMessageCount} transactions`;
+  const found = `${type}, ${consenters ?? '?'} ${consenters === 1 ? 'orderer' : 'orderers'}, a block after ${batchTimeoutMs ?? '?'} ms or ${maxMessageCount} transactions`;
   const check = 'ordering';
   const needed = type === 'BFT' ? 4 : 3;
   if (consenters !== undefined && consenters < needed)

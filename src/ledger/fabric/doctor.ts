@@ -117,10 +117,7 @@ async function secureTransport(peer: FabricPeer, now: Date): Promise<[Finding, .
     const todo = isTrust
       ? 'tlsRootCertificate must be the root of the peer, and serverName the name in its certificate.'
       : 'Check endpoint, firewall, and that the peer runs (its /healthz on the operations address).';
-    return [
-      { check, state: 'failed', found: `${peer.endpoint}: ${code === '' ? outcome.message : `${code} ${outcome.message}`}`, todo },
-      roots,
-    ];
+    return [{ check, state: 'failed', found: `${peer.endpoint}: ${[code, outcome.message.split(';')[0]].join(' ').trim()}`, todo }, roots];
   }
   return [
     { check, state: 'ok', found: `${peer.endpoint} answers with TLS` },
@@ -135,13 +132,17 @@ async function heightAt({ connection, ask }: DoctorOptions, peer: FabricPeer): P
     const info = common.BlockchainInfo.deserializeBinary(await ask(peer, 'qscc', 'GetChainInfo', [connection.channel]));
     return { check, state: 'ok', found: `${connection.channel} joined, ${info.getHeight()} blocks` };
   } catch (error) {
-    return {
-      check,
-      state: 'failed',
-      found: `${connection.channel}: ${(error as Error).message}`,
-      todo: `Join the peer to the channel (peer channel join), and check ledger.channel. Where access is denied, check ledger.msp and that the certificate is of its authority and not revoked.`,
-    };
+    const { message } = error as Error;
+    return { check, state: 'failed', found: `${connection.channel}: ${message}`, todo: todoOf(message) };
   }
+}
+
+function todoOf(message: string): string {
+  if (/access denied|creator|signature|identity/i.test(message))
+    return "Check ledger.msp, and that the gateway certificate is of that organisation's authority, not expired, not revoked.";
+  if (/UNAVAILABLE|DEADLINE|dropped|closed/i.test(message) && !/config for channel/.test(message))
+    return 'TLS answers and the peer does not: where it asks for client certificates, set clientCertificate and clientKey; else look at its log.';
+  return 'Check ledger.channel and ledger.msp; join the peer to the channel (peer channel join).';
 }
 
 async function channel(options: DoctorOptions, peer: FabricPeer, now: Date): Promise<Finding[]> {
