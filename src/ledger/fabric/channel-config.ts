@@ -52,7 +52,8 @@ function valueOf(group: common.ConfigGroup, name: string): Uint8Array {
 }
 
 function capabilitiesOf(group: common.ConfigGroup): string[] {
-  return [...common.Capabilities.deserializeBinary(valueOf(group, 'Capabilities')).getCapabilitiesMap().keys()].sort();
+  const map = common.Capabilities.deserializeBinary(valueOf(group, 'Capabilities')).getCapabilitiesMap();
+  return [...map.keys()].sort((a, b) => (a < b ? -1 : 1));
 }
 
 function consentersOf(type: orderer.ConsensusType, orderers: common.ConfigGroup): number | undefined {
