@@ -24,7 +24,7 @@ export async function replayBlock(state: StateReader, block: Block): Promise<{ r
   for (const [n, transaction] of block.transactions.entries()) {
     if (transaction.validation !== 'VALID') continue;
     const writes = await rerun(overlay, transaction);
-    // Without effect on either side, such as a query that somebody had ordered: nothing to agree about.
+    // Without effect on either side, such as a query that somebody had ordered, for honest peers endorse it: nothing to agree about.
     if (writes === undefined && transaction.irregular === undefined && transaction.writes.size === 0) continue;
     const agrees = writes !== undefined && transaction.irregular === undefined && sameWrites(writes, transaction.writes);
     // What is no name cannot be kept under one: PostgreSQL takes no U+0000.

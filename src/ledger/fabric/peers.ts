@@ -25,7 +25,7 @@ export interface OwnPeers {
   readonly all: readonly OwnPeer[];
   readonly deadlines: FabricDeadlines;
   /**
-   * Does the work at the first peer that answers. `deadlineIsFault`: whether a peer that lets the deadline pass is taken for one
+   * Does the work at the first peer that answers, beginning with the one that answered last. `deadlineIsFault`: whether a peer that lets the deadline pass is taken for one
    * that hangs, and the next asked. Rejects with the last peer's error.
    */
   run<T>(work: (peer: OwnPeer) => Promise<T>, deadlineIsFault?: boolean): Promise<T>;
@@ -78,17 +78,25 @@ export function connectPeers(connection: FabricConnection, onEvent: (event: Peer
     return { peer, client, calls: make(true), waits: make(false) };
   });
 
+  /** Where the last call was answered: a commit is waited for where the transaction was sent, and a peer that hangs is asked last. */
+  let preferred = 0;
+
   async function run<T>(work: (peer: OwnPeer) => Promise<T>, deadlineIsFault = true): Promise<T> {
     let last: unknown = new CodedError('LEDGER_UNAVAILABLE', { diagnostics: 'No peer is configured.' });
-    for (const { peer, calls, waits } of peers) {
+    const first = preferred;
+    for (let i = 0; i < peers.length; i++) {
+      const at = (first + i) % peers.length;
+      const one = peers[at];
+      if (one === undefined) break;
+      const { peer, calls, waits } = one;
       try {
-        return await (deadlineIsFault ? calls : waits).execute(() => work(peer));
+        const answer = await (deadlineIsFault ? calls : waits).execute(() => work(peer));
+        preferred = at;
+        return answer;
       } catch (error) {
         if (error instanceof BrokenCircuitError) {
-          last = new CodedError('LEDGER_UNAVAILABLE', {
-            diagnostics: `${peer.name} failed too often and rests for a moment.`,
-            retryAfterSeconds: 1,
-          });
+          const diagnostics = `${peer.name} failed too often and rests for a moment.`;
+          last = new CodedError('LEDGER_UNAVAILABLE', { diagnostics, retryAfterSeconds: 1 });
           continue;
         }
         last = error;
