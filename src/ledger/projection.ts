@@ -21,8 +21,8 @@ export interface Projection {
   height(): Promise<number>;
   /** True as soon as this block is applied, false where it is not within `timeoutMs`. */
   waitFor(block: number, timeoutMs: number): Promise<boolean>;
-  /** Whether an own transaction submitted within `maxStalenessMs` has come back (protocol section 5). */
-  freshness(maxStalenessMs: number): Promise<Freshness>;
+  /** Whether an own transaction submitted within `maxStalenessMs` has come back (protocol section 5); `on`: other connections than its own. */
+  freshness(maxStalenessMs: number, on?: Sql): Promise<Freshness>;
   /** Empties the tables and applies every block again; the rows come out identical. Not fresh until it is done. */
   rebuild(): Promise<void>;
   /** Told of each block that this process applied, after the commit. Returns how to stop it. */
@@ -89,8 +89,9 @@ export function createProjection(options: ProjectionOptions): Projection {
   let denied: Denied | undefined;
   /** Blocks applied as far as this process has seen; the table knows better. */
   let seen = 0;
-  /** The block that an unapproved definition keeps us from applying, as far as it has been said. */
+  /** The block that an unapproved definition keeps us from applying, and the one of which that was said. */
   let stoppedAt: number | undefined;
+  let saidAt: number | undefined;
 
   function isOwn(caller: Caller): boolean {
     return caller.institution === institution && (options.msp === undefined || caller.msp === options.msp);
@@ -181,20 +182,28 @@ export function createProjection(options: ProjectionOptions): Projection {
       } catch (error) {
         held.forget();
         if (closing.signal.aborted) return;
-        const code = codeOf(error);
-        if (code !== 'LEDGER_DEFINITION' || stoppedAt !== seen) onError(error as Error);
-        if (code === 'LEDGER_CORRUPT' || code === 'LEDGER_DEFINITION') {
-          // It does not advance any more, so freshness runs out and nothing is served.
-          const alarm: Alarm = { kind: code === 'LEDGER_CORRUPT' ? 'chain' : 'definition', block: seen, stateKeys: [] };
-          await raiseAlarm(database, alarm).then((fresh) => fresh && options.onAlarm?.(alarm), onError);
-        }
-        if (code === 'LEDGER_DEFINITION') {
+        if (codeOf(error) === 'LEDGER_DEFINITION') {
           await options.definitions?.lookAhead(seen, signal).catch(onError);
-          if (stoppedAt === seen) await pause(options.approvalRetryMs ?? APPROVAL_RETRY_MS);
+          // At once again, for our approval may stand in a later block. It is said where it does not.
+          if (stoppedAt === seen) await stopped('definition', error as Error, options.approvalRetryMs ?? APPROVAL_RETRY_MS);
           stoppedAt = seen;
-        } else await pause(RETRY_MS);
+        } else if (codeOf(error) === 'LEDGER_CORRUPT') await stopped('chain', error as Error, RETRY_MS);
+        else {
+          onError(error as Error);
+          await pause(RETRY_MS);
+        }
       }
     }
+  }
+
+  /** It does not advance any more, so freshness runs out and nothing is served. */
+  async function stopped(kind: 'definition' | 'chain', error: Error, retryMs: number): Promise<void> {
+    // Waiting for people is said once.
+    if (kind === 'chain' || saidAt !== seen) onError(error);
+    if (kind === 'definition') saidAt = seen;
+    const alarm: Alarm = { kind, block: seen, stateKeys: [] };
+    await raiseAlarm(database, alarm).then((fresh) => fresh && options.onAlarm?.(alarm), onError);
+    await pause(retryMs);
   }
 
   function pause(ms: number): Promise<void> {
@@ -256,8 +265,8 @@ export function createProjection(options: ProjectionOptions): Projection {
     },
     height,
     waitFor,
-    async freshness(maxStalenessMs) {
-      const at = await checkpoint(database);
+    async freshness(maxStalenessMs, on = database) {
+      const at = await checkpoint(on);
       const ownSeenAt = at?.own_seen_at ?? null;
       const ageMs = ownSeenAt === null ? null : now().getTime() - ownSeenAt.getTime();
       return { fresh: ageMs !== null && ageMs <= maxStalenessMs, height: at?.height ?? 0, ownSeenAt, ageMs };

@@ -301,12 +301,17 @@ describe('projection of a channel', () => {
       one.chain.append({ bytes: commit(one.away, 1) });
       await one.record('doc-1');
       one.chain.append({ bytes: commit(one.away, 2, { ...FIELDS, EndorsementInfo: state('1.1') }) });
-      const { projection, alarms } = await site(one.chain.ledger);
+      const { projection, alarms, database } = await site(one.chain.ledger);
       const started = projection.start();
       await until('the alarm', () => alarms.length > 0);
       one.chain.append({ bytes: approval(one.home, 2, { ...FIELDS, EndorsementInfo: state('1.1') }) });
       await started;
       assert.ok(await projection.waitFor(one.chain.raw.length - 1, WAIT_MS));
+      // Who begins then finds the approval further on, and nothing to alarm anybody with.
+      const later = await site(one.chain.ledger);
+      await later.projection.start();
+      assert.deepEqual([later.alarms, later.errors], [[], []]);
+      assert.deepEqual(await dump(later.database), await dump(database));
     });
   });
 });
