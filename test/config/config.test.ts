@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -34,6 +34,8 @@ function problemsOf(change: (text: string) => string, file = 'embedded.yaml', en
   } catch (error) {
     assert.ok(error instanceof ConfigError, String(error));
     return error.problems.map(({ line, column, path: at, message }) => `${line}:${column} ${at}: ${message}`);
+  } finally {
+    rmSync(folder, { recursive: true });
   }
 }
 
