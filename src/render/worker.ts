@@ -4,6 +4,7 @@ import type { ClinicalDocument } from '../records/model.ts';
 import { type Attachments, renderPdf } from './render-pdf.ts';
 import type { Paper } from './theme.ts';
 import { loadTypefaces } from './typefaces.ts';
+import { WARM_UP } from './warm-up.ts';
 
 export interface RenderJob {
   id: number;
@@ -14,6 +15,10 @@ export interface RenderJob {
 export type RenderReply = { id: number; pdf: Uint8Array } | { id: number; failure: string };
 
 const typefaces = loadTypefaces();
+// A failure of this would be that of the first real document too, which says so.
+renderPdf(WARM_UP, { bundle: new TextEncoder().encode('{"resourceType":"Bundle"}'), sources: [] }, { paper: 'a4', typefaces }).catch(
+  () => {},
+);
 
 parentPort?.on('message', (job: RenderJob) => {
   renderPdf(job.document, job.attachments, { paper: job.paper, typefaces }).then(
