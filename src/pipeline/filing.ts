@@ -32,6 +32,7 @@ import { openRecord } from './record-seal.ts';
 import type { SourceKeys } from './source-keys.ts';
 
 const EARLIER_PER_ANALYTE = 6;
+const DIRECTORY_KEPT = 500;
 
 /** The document, and the source's files that ride inside its PDF byte for byte. */
 interface Assembled {
@@ -71,6 +72,8 @@ export function createFiling(parts: {
   log: Logger;
 }) {
   const { database, blobs, rows, keys, custodian, sealer, renderer, outbox, statements, config, log } = parts;
+
+  const directory = new Map<string, JsonObject>();
 
   // The documents of a batch are prepared beside each other, so each of these is one statement for all of them.
   const patientOf = gather(async (pats: readonly string[]) => {
@@ -253,14 +256,14 @@ export function createFiling(parts: {
       facility: config.facility,
       configHash: config.configHash,
     };
-    const directory = await lookups(draft);
+    const people = await lookups(draft);
     const assembly: Assembly = {
       manifest,
       own: draft.own.map(forAssembly),
       context: drawn.map(forAssembly),
       patient,
       authorities: config.authorities,
-      lookup: (ref) => directory.get(ref),
+      lookup: (ref) => people.get(ref),
     };
     // Volumes of another course are drawn and carried here too, as rows of their own with ids of their own.
     const carried = [...draft.own, ...draft.context].map(forAssembly);
@@ -271,7 +274,7 @@ export function createFiling(parts: {
       drawnTimes,
       category,
       ...ASSEMBLE[category.layout](assembly),
-      ids: await identities(draft, [...directory.keys()]),
+      ids: await identities(draft, [...people.keys()]),
     };
   }
 
@@ -308,11 +311,19 @@ export function createFiling(parts: {
     );
     const byKey = new Map(await Promise.all(refs.map(async (ref) => [await keys.ref(source, ref), ref] as const)));
     const found = await currentOf([...byKey.keys()]);
-    return new Map(
-      await Promise.all(
-        found.map(async (row) => [byKey.get(row.key) ?? '', parseResource((await openRecord(rows, row)).record.bytes)] as const),
-      ),
-    );
+    return new Map(await Promise.all(found.map(async (row) => [byKey.get(row.key) ?? '', await lookedUp(row)] as const)));
+  }
+
+  /** Staff and organisations, a directory in clear, are named by document after document: a record version's text never changes. */
+  async function lookedUp(row: RecordRow): Promise<JsonObject> {
+    const known = directory.get(row.rec);
+    if (known !== undefined) return known;
+    const resource = parseResource((await openRecord(rows, row)).record.bytes);
+    if (row.sealed_for === 'directory') {
+      if (directory.size >= DIRECTORY_KEPT) directory.clear();
+      directory.set(row.rec, resource);
+    }
+    return resource;
   }
 
   /** Our ids: of the subject's own resources per subject, of staff and organisations the directory's. */

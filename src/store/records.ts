@@ -1,4 +1,5 @@
 import type { Sql } from './database.ts';
+import { packBytes } from './packed-bytes.ts';
 import { sql } from './sql.ts';
 
 /** One record version as it is kept: sealed raw bytes and the stored decision on it. */
@@ -95,6 +96,8 @@ export async function currentOf(
 export async function insertRecords(tx: Sql, records: readonly NewRecord[]): Promise<void> {
   if (records.length === 0) return;
   const column = <K extends keyof NewRecord>(name: K): NewRecord[K][] => records.map((record) => record[name]);
+  const raw = packBytes(column('raw'));
+  const versionId = packBytes(column('versionId'));
   const supersedes = records.filter((record) => record.current).map((record) => record.key);
   // An older version that no document took is superseded, held or not; one that a document took stays that document's.
   await tx.query(sql`
@@ -105,13 +108,14 @@ export async function insertRecords(tx: Sql, records: readonly NewRecord[]): Pro
   await tx.query(sql`
     insert into record (rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, corrects, deleted, outcome, reason, rule,
       config_hash, category, pat, patient_key, not_before, decided_at)
-    select rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, corrects, deleted, outcome, reason, rule,
+    select rec, source, stream, type, key, version_key, content, substring(${raw.all}::bytea from raw_at for raw_size), sealed_for,
+      substring(${versionId.all}::bytea from version_at for version_size), last_updated, current, corrects, deleted, outcome, reason, rule,
       config_hash, category, pat, patient_key, coalesce(not_before, now()), now() from unnest(${column('rec')}::text[], ${column('source')}::text[], ${column('stream')}::text[], ${column('type')}::text[],
-      ${column('key')}::text[], ${column('versionKey')}::text[], ${column('content')}::text[], ${column('raw')}::bytea[],
-      ${column('sealedFor')}::text[], ${column('versionId')}::bytea[], ${column('lastUpdated')}::timestamptz[], ${column('current')}::boolean[], ${column('corrects')}::boolean[], ${column('deleted')}::boolean[],
+      ${column('key')}::text[], ${column('versionKey')}::text[], ${column('content')}::text[], ${raw.at}::int[], ${raw.size}::int[],
+      ${column('sealedFor')}::text[], ${versionId.at}::int[], ${versionId.size}::int[], ${column('lastUpdated')}::timestamptz[], ${column('current')}::boolean[], ${column('corrects')}::boolean[], ${column('deleted')}::boolean[],
       ${column('outcome')}::text[], ${column('reason')}::text[], ${column('rule')}::text[], ${column('configHash')}::text[],
       ${column('category')}::text[], ${column('pat')}::text[], ${column('patientKey')}::text[], ${column('notBefore')}::timestamptz[])
-      as t(rec, source, stream, type, key, version_key, content, raw, sealed_for, version_id, last_updated, current, corrects, deleted, outcome, reason, rule,
+      as t(rec, source, stream, type, key, version_key, content, raw_at, raw_size, sealed_for, version_at, version_size, last_updated, current, corrects, deleted, outcome, reason, rule,
         config_hash, category, pat, patient_key, not_before)
     on conflict (version_key) do nothing`);
   const links = records.flatMap((record) => record.links.map((link) => ({ rec: record.rec, ...link })));

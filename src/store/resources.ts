@@ -4,6 +4,7 @@ import { type JsonObject, parseResource, stringifyLossless } from '../records/lo
 import { extractIndex, type ResourceIndex } from '../records/search-index.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import type { Sql } from './database.ts';
+import { packBytes } from './packed-bytes.ts';
 import { sql } from './sql.ts';
 
 /** The FHIR resources of one document version, as the pipeline files them. */
@@ -111,14 +112,16 @@ export async function insertResources(tx: Sql, prepared: readonly ResourceRows[]
   const rows = prepared.flatMap((one) => one.rows);
   if (rows.length === 0) return;
   const column = <K extends keyof ResourceRow>(name: K): ResourceRow[K][] => rows.map((row) => row[name]);
+  const bodies = packBytes(column('body'));
   await tx.query(sql`
     insert into resource (id, version, type, inst, pat, category, recorder, document, document_version, last_updated, clinical_start, clinical_end, elements, body)
-    select id, version, type, inst, pat, category, recorder, document, document_version, last_updated, clinical_start, clinical_end, elements::text[], body
+    select id, version, type, inst, pat, category, recorder, document, document_version, last_updated, clinical_start, clinical_end, elements::text[],
+      substring(${bodies.all}::bytea from body_at for body_size)
     from unnest(${column('id')}::text[], ${column('version')}::int[], ${column('type')}::text[], ${column('inst')}::text[], ${column('pat')}::text[],
       ${column('category')}::text[], ${column('recorder')}::text[], ${column('document')}::text[], ${column('documentVersion')}::int[],
       ${column('lastUpdated')}::timestamptz[], ${rows.map((row) => row.clinical?.start ?? null)}::timestamptz[],
-      ${rows.map((row) => row.clinical?.end ?? null)}::timestamptz[], ${rows.map((row) => arrayLiteral(row.elements))}::text[], ${column('body')}::bytea[])
-      as t(id, version, type, inst, pat, category, recorder, document, document_version, last_updated, clinical_start, clinical_end, elements, body)`);
+      ${rows.map((row) => row.clinical?.end ?? null)}::timestamptz[], ${rows.map((row) => arrayLiteral(row.elements))}::text[], ${bodies.at}::int[], ${bodies.size}::int[])
+      as t(id, version, type, inst, pat, category, recorder, document, document_version, last_updated, clinical_start, clinical_end, elements, body_at, body_size)`);
   const systems = new Set(rows.flatMap((row) => row.systems));
   if (systems.size > 0) {
     // Sorted, so that two writers with the same new systems wait for one another instead of deadlocking.

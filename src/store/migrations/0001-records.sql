@@ -43,12 +43,11 @@ create table record (
   decided_at timestamptz
 );
 create unique index record_version on record (version_key);
-create index record_key on record (key, seq);
-create index record_current on record (key) where current;
+create index record_key on record (key, seq); -- the current version of a key too: it has few
 create index record_pending on record (seq) where outcome = 'pending';
 create index record_correcting on record (seq) where outcome = 'pending' and corrects;
 create index record_held on record (reason, seq) where outcome = 'quarantine';
-create index record_sub on record (sub);
+create index record_sub on record (sub) where sub is not null;
 create index record_patient on record (pat, source, stream) where current;
 -- Links between records by key: what assembles a subject without opening every record of a patient.
 create table record_link (rec text not null references record on delete cascade, relation text not null, target text not null, primary key (rec, relation, target));
