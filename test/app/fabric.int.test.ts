@@ -19,7 +19,9 @@ import { CodedError, codeOf } from '../../src/errors.ts';
 import type { Finding } from '../../src/ledger/fabric/finding.ts';
 import { newLedgerId } from '../../src/ledger/founding.ts';
 import type { JoinFile } from '../../src/membership/joining.ts';
+import { rawBlocks } from '../fabric/raw-blocks.ts';
 import { fabricTest } from '../fabric/test-network.ts';
+import { createBlockLinter } from '../privacy/block-linter.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const silent: Story = { title() {}, line() {}, table() {}, request() {} };
@@ -184,6 +186,15 @@ describe('config/production.yaml on a Fabric network of three institutions', fab
     assert.deepEqual([back.ledger.reachable, back.ledger.fresh, back.outbox.depth], [true, true, 0]);
     await stop(home);
     assert.deepEqual((await verifyAlone(await settings())).problems, []);
+  });
+
+  test('no block of the channel holds anything of a patient, in whatever form', async () => {
+    const { canaries } = simulator.truth();
+    const linter = createBlockLinter(canaries);
+    const blocks = await rawBlocks(await site.network.connection('home'), (await verifyAlone(await settings())).blocks);
+    const found = blocks.flatMap((block) => linter.fabric(block));
+    assert.ok(canaries.length > 50 && blocks.length > 10);
+    assert.deepEqual([...new Set(found.map(({ canary, form, place }) => `${canary} as ${form} in ${place}`))], []);
   });
 
   test('data of one ledger is not taken to another', async () => {

@@ -4,7 +4,6 @@ import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import type { common } from '@hyperledger/fabric-protos';
 import { createFreshness } from '../../src/app/freshness.ts';
 import { createAnchoring } from '../../src/audit/anchoring.ts';
 import { codeOf } from '../../src/errors.ts';
@@ -26,6 +25,7 @@ import { createPostgresQueue } from '../../src/queue/postgres.ts';
 import type { Database } from '../../src/store/database.ts';
 import { raw, sql } from '../../src/store/sql.ts';
 import { nextDefinition } from '../fabric/lifecycle-commands.ts';
+import { rawBlocks } from '../fabric/raw-blocks.ts';
 import { fabricTest, type TestNetwork, withTestNetwork } from '../fabric/test-network.ts';
 import { createBlockLinter } from '../privacy/block-linter.ts';
 import { until } from '../queue/conformance.ts';
@@ -149,25 +149,6 @@ describe('blocks of a network', fabricTest(), () => {
     }
     return rows;
   }
-  /** Every raw block that there is. */
-  async function rawBlocks(): Promise<common.Block[]> {
-    const peers = connectPeers(await network.connection('alpha'));
-    const sources = peers.all.map(({ name, network: channel }) => ({
-      name,
-      open: (startBlock: bigint) => channel.getBlockEvents({ startBlock }),
-    }));
-    const reader = createBlockReader({ sources, chaincode: 'oncobridge' });
-    const height = await home.ledger.height();
-    const blocks: common.Block[] = [];
-    try {
-      for await (const { raw: block } of reader.rawBlocks(0)) if (blocks.push(block) === height) break;
-      return blocks;
-    } finally {
-      reader.close();
-      peers.close();
-    }
-  }
-
   test('three institutions follow one channel to the same rows, and come to them again from block 0', async () => {
     await send(home, 'enrollPatient', say.enroll('pat-1'));
     await send(home, 'registerMember', say.member('mem-1', { key: keys.clinician }));
@@ -372,7 +353,7 @@ describe('blocks of a network', fabricTest(), () => {
 
   test('no block of all this holds what is no ledger’s business, and what was put there is found', async () => {
     const linter = createBlockLinter([CANARY, 'Okafor-Lindqvist', '1949-07-30']);
-    const blocks = await rawBlocks();
+    const blocks = await rawBlocks(await network.connection('alpha'), await home.ledger.height());
     assert.ok(blocks.length > 30);
     const found = blocks.flatMap((block) => linter.fabric(block));
     assert.deepEqual(new Set(found.map(({ canary }) => canary)), new Set([CANARY]));
