@@ -204,35 +204,6 @@ test('a folder that holds something else is left alone', fabricTest(), async () 
   assert.deepEqual(await readdir(folder), ['thesis.txt']);
 });
 
-for (const ordering of ['raft3', 'bft'] as const) {
-  test(`ordering ${ordering}: takes transactions, also with one orderer away`, fabricTest(), async () => {
-    const network = await withTestNetwork({ ...bare, ordering });
-    assert.equal(await putSoon(network, 'alpha', 'first', 'one'), 'one');
-    await network.node('orderer1').kill();
-    assert.equal(await putSoon(network, 'alpha', 'second', 'two'), 'two');
-    await network.up();
-    assert.equal(await putSoon(network, 'beta', 'third', 'three'), 'three');
-    await network.down();
-  });
-}
-
-test('a second peer serves its institution while the first is away, and a chaincode stands beside another', fabricTest(), async () => {
-  const network = await withTestNetwork({
-    firstPeers: 2,
-    chaincode: [BARE_CHAINCODE, { name: 'oncobridge', folder: join(root, 'chaincode') }],
-  });
-  const names = (await network.status()).map((one) => one.name);
-  for (const name of ['peer2.alpha', 'chaincode.alpha.2', 'chaincode-bare.alpha.2'])
-    assert.ok(names.includes(name), `${name} of ${names.join()}`);
-  await network.node('peer1.alpha').kill();
-  assert.equal(await putSoon(network, 'alpha', 'kept', 'on', 1), 'on');
-  // Brings the first one back, as up does.
-  await network.upgrade({ name: 'oncobridge' });
-  assert.match(await network.packageId(), /^bare_1:/);
-  assert.match(await network.packageId('oncobridge'), /^oncobridge_2:/);
-  await network.down();
-});
-
 type Institutions = { name: string; institution: string; msp: string }[];
 
 async function institutionsOf(folder: string): Promise<Institutions> {
