@@ -20,6 +20,7 @@ import { createHttpApp, safeError } from './http/app.ts';
 import { createHealth } from './http/health.ts';
 import { createHttpServer } from './http/server.ts';
 import { newId } from './ids.ts';
+import { openAlarms } from './ledger/projection-alarms.ts';
 import { ensureInstitution } from './membership/institution.ts';
 import { createMembership } from './membership/members.ts';
 import { createMetrics } from './observe/metrics.ts';
@@ -116,6 +117,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       ledgerKind: ledger.kind,
       ledgerHeight: () => ledger.height(),
       ledgerPeers: () => core.peers,
+      openAlarms: () => openAlarms(database),
       projection: async () => {
         const { height, ageMs } = await projection.freshness(maxStalenessMs);
         return { height, ageMs };
@@ -182,6 +184,13 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
         ['database', async () => void (await database.query(sql`select 1`))],
         ['queue', async () => void (await core.queue.depth())],
         ['ledger', async () => ((await projection.freshness(maxStalenessMs)).fresh ? undefined : 'the view of the ledger is too old')],
+      ]),
+      notes: new Map([
+        [
+          'alarms',
+          async () =>
+            (await openAlarms(database)).map(({ kind, count, since }) => `${kind}: ${count}, since ${since}`).join('; ') || undefined,
+        ],
       ]),
     });
     const operationsServer = serve ? await createHttpServer({ handler: health.handler, port: server.operations.port }) : undefined;

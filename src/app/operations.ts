@@ -4,6 +4,7 @@ import type { Operations, PullReport } from '../cli/operations.ts';
 import { verifyResult } from '../cli/verify-result.ts';
 import { CodedError } from '../errors.ts';
 import { isId } from '../ids.ts';
+import { openAlarms } from '../ledger/projection-alarms.ts';
 import { cosignJoinFile, submitJoinFile } from '../membership/joining.ts';
 import type { Membership } from '../membership/members.ts';
 import type { Metrics } from '../observe/metrics.ts';
@@ -12,7 +13,6 @@ import type { PullProgress } from '../pipeline/pull.ts';
 import { normaliseIdentifier } from '../records/patient-identity.ts';
 import { isReason } from '../records/reasons.ts';
 import { findPatients } from '../store/patients.ts';
-import { sql } from '../store/sql.ts';
 import { listStreams } from '../store/streams.ts';
 import { VERSION } from '../version.ts';
 import type { Core } from './core.ts';
@@ -95,7 +95,7 @@ export function createOperations(parts: {
         queue.depth(),
         listStreams(database),
         questions.counts(),
-        database.query<{ count: number }>(sql`select count(*) as count from ledger_alarm where cleared_at is null`),
+        openAlarms(database),
       ]);
       return {
         version: VERSION,
@@ -113,9 +113,10 @@ export function createOperations(parts: {
           projected: height,
           fresh: freshness.fresh,
           ageSeconds: freshness.ageMs === null ? null : Math.round(freshness.ageMs / 1000),
-          alarms: alarms[0]?.count ?? 0,
+          alarms: alarms.reduce((sum, { count }) => sum + count, 0),
           peers: [...core.peers].map(([name, isAsked]) => ({ name, state: isAsked ? 'closed' : 'open' })),
         },
+        openAlarms: alarms,
         streams: streams.map((row) => ({
           source: row.source,
           stream: row.stream,

@@ -1,3 +1,4 @@
+import type { OpenAlarms } from '../ledger/projection-alarms.ts';
 import type { JoinFile } from '../membership/joining.ts';
 import type { IdentityAnswer, IdentityQuestion, IdentityResolved } from '../pipeline/identity.ts';
 import type { PullProgress } from '../pipeline/pull.ts';
@@ -65,6 +66,8 @@ export interface StatusReport {
     /** Of the own organisation on Fabric, by breaker: one that is open is not asked at present. */
     peers: readonly { name: string; state: string }[];
   };
+  /** Of the ledger and of the view of it, as long as nobody has cleared them. */
+  openAlarms: readonly OpenAlarms[];
   streams: readonly { source: string; stream: string; running: boolean; lastSuccess: string | null; lastError: string | null }[];
   records: Record<string, number>;
   documents: number;

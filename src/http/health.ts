@@ -4,6 +4,8 @@ import type { Registry } from 'prom-client';
 export interface HealthOptions {
   /** Each part that must work for the server to be of use; rejects or says why not. Text free of patient data. */
   checks: ReadonlyMap<string, () => Promise<string | undefined>>;
+  /** What a person must look at although the server is of use: said beside the checks, and no reason to be not ready. */
+  notes?: ReadonlyMap<string, () => Promise<string | undefined>>;
   metrics: Registry;
   /** Longest that one check may take. */
   timeoutMs?: number;
@@ -18,13 +20,15 @@ export interface Health {
 
 export function createHealth(options: HealthOptions): Health {
   let draining = false;
-  async function ready(): Promise<{ ok: boolean; checks: Record<string, string> }> {
-    const results = await Promise.all(
-      [...options.checks].map(async ([name, check]) => [name, (await answerOf(check, options.timeoutMs ?? 3000)) ?? 'ok'] as const),
-    );
-    const checks = Object.fromEntries(results);
+  const askAll = (questions: HealthOptions['checks']) =>
+    Promise.all([...questions].map(async ([name, ask]) => [name, await answerOf(ask, options.timeoutMs ?? 3000)] as const));
+
+  async function ready(): Promise<{ ready: boolean; checks: Record<string, string>; notes: Record<string, string> }> {
+    const [asked, noted] = await Promise.all([askAll(options.checks), askAll(options.notes ?? new Map())]);
+    const checks = Object.fromEntries(asked.map(([name, wrong]) => [name, wrong ?? 'ok']));
     if (draining) checks['server'] = 'stopping';
-    return { ok: Object.values(checks).every((text) => text === 'ok'), checks };
+    const notes = Object.fromEntries(noted.flatMap(([name, note]) => (note === undefined ? [] : [[name, note]])));
+    return { ready: Object.values(checks).every((text) => text === 'ok'), checks, notes };
   }
   const handler: RequestListener = (req, res) => {
     const send = (status: number, type: string, body: string): void => {
@@ -37,7 +41,7 @@ export function createHealth(options: HealthOptions): Health {
     if (path === '/livez') return send(200, 'text/plain', 'ok\n');
     const answer =
       path === '/readyz'
-        ? ready().then(({ ok, checks }) => send(ok ? 200 : 503, 'application/json', `${JSON.stringify({ ready: ok, checks })}\n`))
+        ? ready().then((found) => send(found.ready ? 200 : 503, 'application/json', `${JSON.stringify(found)}\n`))
         : path === '/metrics'
           ? options.metrics.metrics().then((text) => send(200, options.metrics.contentType, text))
           : Promise.resolve(send(404, 'text/plain', 'not found\n'));

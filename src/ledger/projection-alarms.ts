@@ -52,6 +52,21 @@ export interface Alarm {
   stateKeys: readonly string[];
 }
 
+/** Alarms that nobody has cleared, by kind. */
+export interface OpenAlarms {
+  kind: string;
+  count: number;
+  /** ISO instant of the oldest. */
+  since: string;
+}
+
+export async function openAlarms(on: Sql): Promise<OpenAlarms[]> {
+  const rows = await on.query<{ kind: string; count: number; since: Date }>(
+    sql`select kind, count(*) as count, min(at) as since from ledger_alarm where cleared_at is null group by kind order by kind`,
+  );
+  return rows.map(({ kind, count, since }) => ({ kind, count, since: since.toISOString() }));
+}
+
 /** One row an occurrence, under a name that follows from it, so that a rebuild raises none twice. Returns whether it is new. */
 export async function raiseAlarm(on: Sql, alarm: Alarm): Promise<boolean> {
   const id = `${alarm.kind}-${alarm.block}-${alarm.txId ?? ''}`;

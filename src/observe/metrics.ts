@@ -20,6 +20,8 @@ export interface Readings {
   ledgerHeight(): Promise<number>;
   /** By name; false: its breaker is open, and it is not asked. */
   ledgerPeers(): ReadonlyMap<string, boolean>;
+  /** Alarms on record that nobody has cleared. */
+  openAlarms(): Promise<readonly { kind: string; count: number }[]>;
   /** What needs no ledger to answer. */
   projection(): Promise<{ height: number; ageMs: number | null }>;
   configHash: string;
@@ -72,6 +74,17 @@ export function createMetrics(readings: Readings): Metrics {
   gauge('oncobridge_ledger_view_age_seconds', 'Age of the newest own transaction that came back', async () => {
     const { ageMs } = await readings.projection();
     return ageMs === null ? Number.NaN : ageMs / 1000;
+  });
+  const open: Gauge = new Gauge({
+    name: 'oncobridge_ledger_alarms_open',
+    help: 'Alarms of the ledger and of the view of it that nobody has cleared, by kind',
+    labelNames: ['kind'] as const,
+    registers,
+    async collect() {
+      const found = await within(READ_MS, readings.openAlarms()).catch(() => undefined);
+      open.reset();
+      for (const { kind, count } of found ?? []) open.set({ kind }, count);
+    },
   });
   new Gauge({ name: 'oncobridge_ledger_info', help: 'Kind of ledger', labelNames: ['kind'] as const, registers }).set(
     { kind: readings.ledgerKind },

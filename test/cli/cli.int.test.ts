@@ -13,8 +13,9 @@ import { createProgram } from '../../src/cli/program.ts';
 import { createProgress } from '../../src/cli/progress.ts';
 import { createDatabase } from '../../src/store/database.ts';
 import { createEmbeddedPostgres } from '../../src/store/embedded-postgres.ts';
-import { sql } from '../../src/store/sql.ts';
+import { type SqlFragment, sql } from '../../src/store/sql.ts';
 import { fabricEnvironment } from '../config/production-sample.ts';
+import { until } from '../queue/conformance.ts';
 import type { Asked, Ran } from './command-host.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
@@ -179,6 +180,10 @@ test('beside a running server commands work in it; stop ends it', async () => {
       (line, indent: string) => `${line}\n${indent}- { code: "${local}|989", loinc: 34117-2, category: history-and-physical }`,
     ),
   );
+  // Somebody writes to the view of the ledger while nobody looks; the server's check at its start finds it.
+  await onDatabase(
+    sql`insert into projection.emergency (inst, pat, id, member, from_time, until_time, block) values ('inst-x', 'pat-x', 'emg-x', 'm', now(), now(), 1)`,
+  );
   server = spawn(launcher, ['--config', config, 'start', '--json', '--log-level', 'warn'], {
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -209,6 +214,7 @@ test('beside a running server commands work in it; stop ends it', async () => {
   assert.deepEqual([found.status, ((await found.json()) as { entry?: unknown[] }).entry ?? []], [200, []]);
   for (const path of ['livez', 'readyz']) assert.equal((await fetch(`${operations}/${path}`)).status, 200, path);
   assert.match(await (await fetch(`${operations}/metrics`)).text(), /oncobridge_ledger_height \d+/);
+  await alarmShown(operations);
 
   await quarantineCommands();
   await resolveCommand();
@@ -224,6 +230,41 @@ test('beside a running server commands work in it; stop ends it', async () => {
   assert.deepEqual(await ended, [0, null]);
   assert.equal((await json<{ stopped: boolean }>('stop')).stopped, false);
 });
+
+/** One statement beside the server, or without it. */
+async function onDatabase(...statements: SqlFragment[]): Promise<void> {
+  const postgres = await createEmbeddedPostgres({ directory: join(folder, '.oncobridge/postgres') });
+  const database = createDatabase({ url: postgres.url, maxConnections: 1 });
+  try {
+    for (const statement of statements) await database.query(statement);
+  } finally {
+    await database.close();
+    await postgres.stop();
+  }
+}
+
+/** The alarm of the check at the start: in status, in readiness (which it does not end) and in the metrics, until it is cleared. */
+async function alarmShown(operations: string): Promise<void> {
+  const open = async () => (await json<{ openAlarms: { kind: string; count: number }[] }>('status')).openAlarms;
+  await until('the check of the start', async () => (await open()).length > 0, 30_000);
+  assert.deepEqual(
+    (await open()).map(({ kind, count }) => [kind, count]),
+    [['projection', 1]],
+  );
+  assert.match((await cli('status')).out, /^ALARM {5}projection, once, since \d{4}-/m);
+  const ready = await fetch(`${operations}/readyz`);
+  const { notes } = (await ready.json()) as { notes: { alarms?: string } };
+  assert.deepEqual([ready.status, notes.alarms?.startsWith('projection: 1, since ')], [200, true]);
+  const metrics = await (await fetch(`${operations}/metrics`)).text();
+  for (const name of ['oncobridge_ledger_alarms_open', 'oncobridge_alarms_total'])
+    assert.match(metrics, new RegExp(`^${name}\\{kind="projection"\\} 1$`, 'm'));
+  await onDatabase(
+    sql`delete from projection.emergency where id = 'emg-x'`,
+    sql`update ledger_alarm set cleared_at = now() where kind = 'projection'`,
+  );
+  assert.deepEqual(await open(), []);
+  assert.doesNotMatch(await (await fetch(`${operations}/metrics`)).text(), /oncobridge_ledger_alarms_open\{/);
+}
 
 async function quarantineCommands(): Promise<void> {
   const groups = await json<{ example: string; reason: string }[]>('quarantine', 'list');
@@ -295,16 +336,7 @@ async function auditCommands(): Promise<void> {
   const held = await json<{ ok: boolean; anchors: number; events: number; problems: string[] }>('audit', 'verify', '--contents');
   assert.ok(held.ok && held.anchors > 1 && held.events > 0, JSON.stringify(held));
   assert.match((await cli('audit', 'verify')).out, /^\d+ anchors over \d+ events hold\.\n$/);
-  const postgres = await createEmbeddedPostgres({ directory: join(folder, '.oncobridge/postgres') });
-  const database = createDatabase({ url: postgres.url, maxConnections: 1 });
-  try {
-    await database.query(
-      sql`delete from audit_event where id = (select id from audit_event where anchor is not null order by seq limit 1)`,
-    );
-  } finally {
-    await database.close();
-    await postgres.stop();
-  }
+  await onDatabase(sql`delete from audit_event where id = (select id from audit_event where anchor is not null order by seq limit 1)`);
   const broken = await cli('audit', 'verify');
   assert.equal(broken.code, 1);
   assert.match(broken.out, /^THE LOG OF ACCESSES DOES NOT HOLD\nanchor \d+: rows, \d+ expected, \d+ found\n$/);

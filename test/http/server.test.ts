@@ -140,10 +140,22 @@ test('health: alive, ready, metrics, draining', async () => {
   const metrics = new Registry();
   new Counter({ name: 'things_total', help: 'things', registers: [metrics] }).inc(3);
   let database: () => Promise<string | undefined> = async () => undefined;
-  const health = createHealth({ checks: new Map([['database', () => database()]]), metrics, timeoutMs: 30 });
+  let alarm: string | undefined;
+  const health = createHealth({
+    checks: new Map([['database', () => database()]]),
+    notes: new Map([['alarms', async () => alarm]]),
+    metrics,
+    timeoutMs: 30,
+  });
   const call = (path: string) => request(health.handler as never).get(path);
   await call('/livez').expect(200);
-  assert.deepEqual((await call('/readyz').expect(200)).body, { ready: true, checks: { database: 'ok' } });
+  assert.deepEqual((await call('/readyz').expect(200)).body, { ready: true, checks: { database: 'ok' }, notes: {} });
+  alarm = 'projection: 1';
+  assert.deepEqual((await call('/readyz').expect(200)).body, {
+    ready: true,
+    checks: { database: 'ok' },
+    notes: { alarms: 'projection: 1' },
+  });
   assert.match((await call('/metrics').expect(200)).text, /things_total 3/);
   await call('/other').expect(404);
   database = async () => 'too old';
