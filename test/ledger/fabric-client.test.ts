@@ -8,7 +8,6 @@ import { callerOf } from '../../src/ledger/fabric/caller.ts';
 import {
   commitUnknown,
   endorseFailure,
-  endorsersDisagree,
   evaluateFailure,
   invalidated,
   peerIsSilent,
@@ -135,7 +134,6 @@ describe('the failure table', () => {
     for (const [expected, error] of cases) {
       const coded = endorseFailure(error, OWN);
       assert.equal([coded.code, ...(coded.code === 'LEDGER_REFUSED' ? [coded.detail.diagnostics] : [])].join(' '), expected, error.message);
-      assert.equal(endorsersDisagree(error, OWN), coded.code === 'LEDGER_MISMATCH');
     }
     assert.equal(
       evaluateFailure(failure(2, 'evaluate call', ['AnyMSP', 'chaincode response 500, REFUSED ARGUMENTS_WRONG'])).code,

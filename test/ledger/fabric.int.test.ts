@@ -103,7 +103,8 @@ describe('on Fabric', fabricTest(), () => {
     const withdrawal = [build.withdrawDocumentArgument({ ...say.of('pat-f1'), document: 'doc-f1' })];
     const withdrawn = async () =>
       (JSON.parse(await home.evaluate('documentsOf', [HOME, 'pat-f1'])) as { withdrawn: boolean }[]).map((one) => one.withdrawn);
-    await send(away, 'withdrawDocument', withdrawal);
+    const { block } = await send(away, 'withdrawDocument', withdrawal);
+    while ((await home.height()) <= block) await new Promise((resolve) => setTimeout(resolve, 20));
     assert.deepEqual(await withdrawn(), [false]);
     await send(home, 'withdrawDocument', withdrawal);
     assert.deepEqual(await withdrawn(), [true]);
@@ -133,7 +134,8 @@ describe('on Fabric', fabricTest(), () => {
     const own = say.grantText('pat-f2', [say.permission('role:carer', 'laboratory', 1)], { onBehalf: null });
     await send(home, 'grantPermission', [keys.patient.jws(TYP.grantPermission, own)]);
     const back = say.revokeText('pat-f2', [{ grantee: 'role:carer', category: 'laboratory' }], { onBehalf: null });
-    await send(away, 'revokePermission', [keys.patient.jws(TYP.revokePermission, back)]);
+    const { block } = await send(away, 'revokePermission', [keys.patient.jws(TYP.revokePermission, back)]);
+    while ((await home.height()) <= block) await new Promise((resolve) => setTimeout(resolve, 20));
     assert.deepEqual(
       (JSON.parse(await home.evaluate('permissionsOf', [HOME, 'pat-f2'])) as { status: string }[]).map((one) => one.status),
       ['revoked'],
@@ -253,6 +255,33 @@ describe('on Fabric', fabricTest(), () => {
     } finally {
       await hung.resume();
     }
+  });
+
+  test('what a peer refuses that lies behind is no refusal', async () => {
+    const [first, second, orderer] = await Promise.all([node('peer1.home'), node('peer2.home'), node('orderer1')]);
+    const ledger = await gateway();
+    await second.kill();
+    await patiently(() => send(ledger, 'enrollPatient', say.enroll('pat-f14')));
+    await orderer.pause();
+    await first.kill();
+    await second.start();
+    try {
+      const refused = () => ledger.endorse({ name: 'grantPermission', args: grant('pat-f14') });
+      const answers = new Set<string>();
+      for (let i = 0; i < 100 && ![...answers].some((one) => one.includes('blocks of')); i++) {
+        answers.add(await outcome(refused()));
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+      assert.match([...answers].at(-1) ?? '', /^LEDGER_UNAVAILABLE peer2\.home has \d+ blocks of \d+/);
+      assert.ok(
+        [...answers].every((one) => one.startsWith('LEDGER_UNAVAILABLE')),
+        [...answers].join('; '),
+      );
+    } finally {
+      await orderer.resume();
+      await first.start();
+    }
+    await patiently(() => ledger.endorse({ name: 'grantPermission', args: grant('pat-f14') }));
   });
 
   test('an upgrade keeps the state; old blocks replay under old rules with the new code', async () => {

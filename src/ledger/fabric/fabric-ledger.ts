@@ -8,17 +8,8 @@ import { type BlockReaderEvent, createBlockReader } from './block-reader.ts';
 import { callerOf } from './caller.ts';
 import { readChannelConfig } from './channel-config.ts';
 import type { FabricConnection } from './connection.ts';
-import {
-  commitUnknown,
-  endorseFailure,
-  endorsersDisagree,
-  evaluateFailure,
-  grpcFailure,
-  invalidated,
-  submitFailure,
-  unavailable,
-} from './failures.ts';
-import { connectPeers, type PeerEvent } from './peers.ts';
+import { commitUnknown, endorseFailure, evaluateFailure, grpcFailure, invalidated, submitFailure, unavailable } from './failures.ts';
+import { connectPeers, type OwnPeer, type PeerEvent } from './peers.ts';
 import { atTime, commitRequest, readSubmission, resultOf } from './submission.ts';
 
 export interface FabricLedgerOptions {
@@ -65,6 +56,30 @@ export async function createFabricLedger(options: FabricLedgerOptions): Promise<
   const sources = peers.all.map(({ name, network }) => ({ name, open: (startBlock: bigint) => network.getBlockEvents({ startBlock }) }));
   const reader = createBlockReader({ sources, chaincode, onEvent });
   let closed = false;
+  /** Blocks that we know to exist, whichever peer showed them. */
+  let known = 0;
+
+  function noted(receipt: Receipt): Receipt {
+    known = Math.max(known, receipt.block + 1);
+    return receipt;
+  }
+
+  /**
+   * A refusal that the state could change counts only where our peer gives it while it knows all that we have seen: after a
+   * failover one may be catching up, and what is refused is never sent again. Returns where our peer does not refuse, for then
+   * another one was behind; throws the refusal, or LEDGER_UNAVAILABLE.
+   */
+  async function confirm({ name, args }: LedgerTransaction): Promise<void> {
+    try {
+      await peers.run(async (peer) => {
+        const { height } = await chainInfoOf(peer);
+        if (height < known) throw new CodedError('LEDGER_UNAVAILABLE', { diagnostics: `${peer.name} has ${height} blocks of ${known}.` });
+        await peer.ask(chaincode, name, args, now?.());
+      });
+    } catch (error) {
+      throw evaluateFailure(error);
+    }
+  }
 
   function open(): void {
     if (closed) throw new CodedError('LEDGER_UNAVAILABLE', { diagnostics: 'The connection was closed.' });
@@ -98,7 +113,7 @@ export async function createFabricLedger(options: FabricLedgerOptions): Promise<
       if (name === ALWAYS_ASKED && !ofForm(error)) return;
       // Not even our own peer needs to see what could never be right.
       if (ofForm(error)) throw new CodedError('LEDGER_REFUSED', { diagnostics: error.message });
-      await evaluate(name, args);
+      await confirm({ name, args });
       onEvent({ kind: 'projection-behind', transaction: name, code: error.code });
     }
   }
@@ -123,9 +138,12 @@ export async function createFabricLedger(options: FabricLedgerOptions): Promise<
       try {
         return await peers.run(({ gateway }) => endorseAt(gateway, transaction));
       } catch (error) {
-        const disagree = endorsersDisagree(error, msp);
+        const failure = endorseFailure(error, msp);
+        if (failure.code === 'LEDGER_REFUSED') await confirm(transaction);
+        const disagree = failure.code === 'LEDGER_REFUSED' || failure.code === 'LEDGER_MISMATCH';
         if (disagree) onEvent({ kind: 'endorsers-disagree', transaction: transaction.name, givenUp: waitMs === undefined });
-        if (!disagree || waitMs === undefined) throw endorseFailure(error, msp);
+        if (!disagree) throw failure;
+        if (waitMs === undefined) throw new CodedError('LEDGER_MISMATCH', failure.detail);
         await new Promise((resolve) => setTimeout(resolve, waitMs));
       }
     }
@@ -142,12 +160,12 @@ export async function createFabricLedger(options: FabricLedgerOptions): Promise<
     } catch (error) {
       const failure = submitFailure(error);
       // Refused now, and perhaps committed before: only then does nobody order it anew.
-      const known = codeOf(failure) === 'LEDGER_INVALID' ? await status(submission.txId) : undefined;
-      if (known !== undefined) return known;
+      const earlier = codeOf(failure) === 'LEDGER_INVALID' ? await status(submission.txId) : undefined;
+      if (earlier !== undefined) return earlier;
       throw failure;
     }
     const outcome = await committed(submission.txId);
-    if (outcome.code === VALID) return { txId: submission.txId, block: outcome.block, result: submission.result };
+    if (outcome.code === VALID) return noted({ txId: submission.txId, block: outcome.block, result: submission.result });
     // A copy: what counts is what became of the first.
     const first = outcome.code === DUPLICATE_TXID ? await status(submission.txId) : undefined;
     if (first !== undefined) return first;
@@ -182,13 +200,17 @@ export async function createFabricLedger(options: FabricLedgerOptions): Promise<
     const envelope = found.getTransactionenvelope();
     if (code !== VALID || envelope === undefined)
       throw new CodedError('LEDGER_UNKNOWN', { diagnostics: 'Two answers about one transaction.' });
-    return { txId, block, result: resultOf(envelope) };
+    return noted({ txId, block, result: resultOf(envelope) });
   }
 
+  async function chainInfoOf(peer: OwnPeer): Promise<{ height: number; tip: string }> {
+    const info = common.BlockchainInfo.deserializeBinary(await peer.ask('qscc', 'GetChainInfo', [channel]));
+    return { height: info.getHeight(), tip: Buffer.from(info.getCurrentblockhash_asU8()).toString('hex') };
+  }
   async function chainInfo(): Promise<{ height: number; tip: string }> {
+    open();
     try {
-      const info = common.BlockchainInfo.deserializeBinary(await system('qscc', 'GetChainInfo'));
-      return { height: info.getHeight(), tip: Buffer.from(info.getCurrentblockhash_asU8()).toString('hex') };
+      return await peers.run(chainInfoOf);
     } catch (error) {
       throw unavailable(error);
     }

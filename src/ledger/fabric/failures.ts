@@ -54,10 +54,8 @@ export function peerIsUnable(error: unknown): boolean {
 const REFUSED = /chaincode response \d+, REFUSED ([A-Z][A-Z0-9_]*(?: [\w.[\]-]+)?)/;
 const FAILED = /chaincode response \d+, (FAILED \w+)/;
 
-/** Whether endorsers do not agree with one another: worth asking again, for one may be a block behind. */
-export function endorsersDisagree(error: unknown, ownMsp: string): boolean {
-  const failure = grpcFailure(error);
-  if (failure === undefined || ownAnswer(failure, ownMsp, REFUSED) !== undefined) return false;
+/** Endorsers do not agree with one another: worth asking again, for one may be a block behind. */
+function endorsersDisagree(failure: GrpcFailure): boolean {
   return /do not match/.test(failure.message) || failure.details.some(({ message }) => REFUSED.test(message));
 }
 
@@ -79,7 +77,7 @@ export function endorseFailure(error: unknown, ownMsp: string): CodedError {
     if (refused !== undefined) return new CodedError('LEDGER_REFUSED', { diagnostics: refused });
     const failed = ownAnswer(failure, ownMsp, FAILED);
     if (failed !== undefined) return new CodedError('INTERNAL', { diagnostics: `Chaincode ${failed}.`, cause: error });
-    if (endorsersDisagree(error, ownMsp)) return new CodedError('LEDGER_MISMATCH', { diagnostics: said(failure), cause: error });
+    if (endorsersDisagree(failure)) return new CodedError('LEDGER_MISMATCH', { diagnostics: said(failure), cause: error });
   }
   return unavailable(error);
 }

@@ -1,12 +1,14 @@
 import { createHash, createPublicKey, X509Certificate } from 'node:crypto';
-import { type CallOptions, Client, credentials } from '@grpc/grpc-js';
+import { type CallOptions, Client, credentials, status } from '@grpc/grpc-js';
 import { connect, type Gateway, hash, type Network } from '@hyperledger/fabric-gateway';
+import { gateway as messages, peer as protos } from '@hyperledger/fabric-protos';
 import { BrokenCircuitError, ConsecutiveBreaker, circuitBreaker, handleWhen } from 'cockatiel';
-import { CodedError } from '../../errors.ts';
+import { CodedError, codeOf } from '../../errors.ts';
 import { callerOf } from './caller.ts';
 import type { FabricConnection, FabricDeadlines, FabricPeer } from './connection.ts';
 import { peerIsSilent, peerIsUnable } from './failures.ts';
 import { createSigner } from './signer.ts';
+import { atTime } from './submission.ts';
 
 export type PeerEvent =
   /** This peer did not answer, or could not; the next was asked where there is one. */
@@ -18,6 +20,23 @@ export interface OwnPeer {
   readonly name: string;
   readonly gateway: Gateway;
   readonly network: Network;
+  /**
+   * A query of a chaincode, Fabric's own included, answered by this very peer: the gateway could hand it on to another one, which
+   * may not have seen yet what this one has. `time`: of the proposal, where not now. Rejects with PeerAnswer where it answers an error.
+   */
+  ask(chaincode: string, name: string, args: readonly string[], time?: Date): Promise<Uint8Array>;
+}
+
+/** An error that a peer answered with, in the form of the gateway's errors. */
+export class PeerAnswer extends Error {
+  readonly code = status.UNKNOWN;
+  readonly details: readonly { address: string; mspId: string; message: string }[];
+  constructor(address: string, mspId: string, response: protos.Response | undefined) {
+    const message = `chaincode response ${response?.getStatus() ?? 0}, ${response?.getMessage() ?? ''}`;
+    super(message);
+    this.name = 'PeerAnswer';
+    this.details = [{ address, mspId, message }];
+  }
 }
 
 /** The peers of our own organisation, each with a connection and a breaker of its own. */
@@ -26,10 +45,10 @@ export interface OwnPeers {
   readonly deadlines: FabricDeadlines;
   /**
    * Does the work at the first peer that answers, beginning with the one that answered last. `deadlineIsFault`: whether a peer that lets the deadline pass is taken for one
-   * that hangs, and the next asked. Rejects with the last peer's error.
+   * that hangs, and the next asked. Work that rejects with LEDGER_UNAVAILABLE passes over the peer too. Rejects with the last peer's error.
    */
   run<T>(work: (peer: OwnPeer) => Promise<T>, deadlineIsFault?: boolean): Promise<T>;
-  /** A query of a chaincode, Fabric's own included, answered by a peer of our own organisation and no other. */
+  /** The same at the first peer that answers; no other institution's peer is asked. */
   query(chaincode: string, name: string, args: readonly string[]): Promise<Uint8Array>;
   sign(message: Uint8Array): Promise<Uint8Array>;
   close(): void;
@@ -56,7 +75,6 @@ export function connectPeers(connection: FabricConnection, onEvent: (event: Peer
       signer: sign,
       // The signer takes the message and hashes it itself.
       hash: hash.none,
-      evaluateOptions: within(deadlines.evaluateMs),
       endorseOptions: within(deadlines.endorseMs),
       submitOptions: within(deadlines.submitMs),
       commitStatusOptions: within(deadlines.commitMs),
@@ -73,7 +91,21 @@ export function connectPeers(connection: FabricConnection, onEvent: (event: Peer
       breaker.onReset(() => onEvent({ kind: 'breaker', peer: one.name, state: 'closed' }));
       return breaker;
     };
-    const peer: OwnPeer = { name: one.name, gateway, network: gateway.getNetwork(connection.channel) };
+    const network = gateway.getNetwork(connection.channel);
+    const peer: OwnPeer = {
+      name: one.name,
+      gateway,
+      network,
+      async ask(chaincode, name, args, time) {
+        let proposal = network.getContract(chaincode).newProposal(name, { arguments: [...args] });
+        if (time !== undefined) proposal = gateway.newProposal(atTime(proposal.getBytes(), time));
+        const signed = messages.ProposedTransaction.deserializeBinary(proposal.getBytes()).getProposal() ?? new protos.SignedProposal();
+        signed.setSignature(await sign(proposal.getDigest()));
+        const response = (await processProposal(client, signed, within(deadlines.evaluateMs)())).getResponse();
+        if (response === undefined || response.getStatus() >= 400) throw new PeerAnswer(one.endpoint, msp, response);
+        return response.getPayload_asU8();
+      },
+    };
     // Apart, for a commit that takes long says nothing of the peer, and its success nothing of whether it endorses.
     return { peer, client, calls: make(true), waits: make(false) };
   });
@@ -100,7 +132,8 @@ export function connectPeers(connection: FabricConnection, onEvent: (event: Peer
           continue;
         }
         last = error;
-        if (!peerIsSilent(error, deadlineIsFault) && !peerIsUnable(error)) throw error;
+        const another = peerIsSilent(error, deadlineIsFault) || peerIsUnable(error) || codeOf(error) === 'LEDGER_UNAVAILABLE';
+        if (!another) throw error;
         onEvent({ kind: 'peer-failed', peer: peer.name, error: error as Error });
       }
     }
@@ -111,8 +144,7 @@ export function connectPeers(connection: FabricConnection, onEvent: (event: Peer
     all: peers.map(({ peer }) => peer),
     deadlines,
     run,
-    query: (chaincode, name, args) =>
-      run(({ network }) => network.getContract(chaincode).evaluate(name, { arguments: [...args], endorsingOrganizations: [msp] })),
+    query: (chaincode, name, args) => run((peer) => peer.ask(chaincode, name, args)),
     sign,
     close() {
       for (const { peer, client } of peers) {
@@ -121,6 +153,22 @@ export function connectPeers(connection: FabricConnection, onEvent: (event: Peer
       }
     },
   };
+}
+
+function processProposal(client: Client, proposal: protos.SignedProposal, options: CallOptions): Promise<protos.ProposalResponse> {
+  return new Promise((resolve, reject) => {
+    client.makeUnaryRequest(
+      '/protos.Endorser/ProcessProposal',
+      (message: protos.SignedProposal) => Buffer.from(message.serializeBinary()),
+      (bytes: Buffer) => protos.ProposalResponse.deserializeBinary(bytes),
+      proposal,
+      options,
+      (error, answer) => {
+        if (answer === undefined) reject(error ?? new Error('no answer'));
+        else resolve(answer);
+      },
+    );
+  });
 }
 
 function openClient(peer: FabricPeer): Client {
