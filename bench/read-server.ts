@@ -19,7 +19,7 @@ export interface ReadServerReady {
 
 const world = await createReadWorld(Number(process.argv[2] ?? 2000), Number(process.argv[3] ?? 0));
 const silent: Audit = { record: async () => {}, close: async () => {} };
-const audit = createAuditLog({ database: world.database, rows: world.rows });
+const audit = createAuditLog({ database: world.auditing, rows: world.rows });
 /** Everything that has a key, without asking any permission. */
 const everything: typeof readableScope = () =>
   sql`select k.inst, k.pat, k.category, null::timestamptz as data_start, null::timestamptz as data_end from projection.category_key k`;

@@ -7,6 +7,7 @@ import { SignJWT } from 'jose';
 import { pino } from 'pino';
 import { createFreshness } from '../src/app/freshness.ts';
 import type { Audit } from '../src/audit/audit.ts';
+import { MAX_COMMITS } from '../src/audit/audit-log.ts';
 import { scopeAllows } from '../src/auth/scopes.ts';
 import { ACCESS_TOKEN_TYPE, createTokenVerifier, type TokenVerifier } from '../src/auth/token-verifier.ts';
 import { readableScope } from '../src/consent/readable-scope.ts';
@@ -40,6 +41,8 @@ const MAX_STALENESS_MS = 86_400_000;
 /** What a facade is made of, over a seeded database of its own. */
 export interface ReadWorld {
   database: Database;
+  /** For the audit's commits, as in the server. */
+  auditing: Database;
   rows: SealedRows;
   postgresPid: number;
   parts: Omit<FacadeParts, 'audit' | 'readableScope'>;
@@ -59,6 +62,7 @@ export async function createReadWorld(documents: number, filler = 0): Promise<Re
   const directory = await mkdtemp(join(tmpdir(), 'oncobridge-bench-'));
   const postgres = await createEmbeddedPostgres({ directory: join(directory, 'postgres') });
   const database = createDatabase({ url: postgres.url, maxConnections: 16 });
+  const auditing = createDatabase({ url: postgres.url, maxConnections: MAX_COMMITS });
   const reads = createGatheredReads({ url: postgres.url });
   const custodian = await createFileCustodian({
     directory: join(directory, 'keys'),
@@ -67,6 +71,7 @@ export async function createReadWorld(documents: number, filler = 0): Promise<Re
   });
   const close = async (): Promise<void> => {
     await reads.close();
+    await auditing.close();
     await database.close();
     await custodian.close();
     await postgres.stop();
@@ -83,6 +88,7 @@ export async function createReadWorld(documents: number, filler = 0): Promise<Re
     const projection = createProjection({ database, ledger, institution: INSTITUTION });
     return {
       database,
+      auditing,
       rows,
       postgresPid: (await postgres.pid()) ?? 0,
       token,
@@ -97,7 +103,7 @@ export async function createReadWorld(documents: number, filler = 0): Promise<Re
         institution: INSTITUTION,
         cursorKey: randomBytes(32),
         verifyToken: (given) => verifier.verify(`Bearer ${given}`),
-        fresh: createFreshness({ projection, maxStalenessMs: MAX_STALENESS_MS }),
+        fresh: createFreshness({ projection, reads, maxStalenessMs: MAX_STALENESS_MS }),
         allows: scopeAllows,
         consents: { createConsent: never, updateConsent: never, readConsent: never, searchConsents: never },
         auditEvents: { readAuditEvent: never, searchAuditEvents: never },
@@ -223,7 +229,7 @@ async function seed(database: Database, rows: SealedRows, documents: number): Pr
         select id, type, 1, ${lastUpdated}, body from unnest(${plain.map((r) => r.id)}::text[], ${plain.map((r) => r.type)}::text[], ${plain.map((r) => r.text)}::text[]) as t(id, type, body)`);
     });
   }
-  await database.query(sql`analyze`);
+  await settle(database);
   return readable;
 }
 
@@ -251,7 +257,13 @@ async function fill(database: Database, documents: number, filler: number): Prom
         from ${copies} cross join (select * from resource where id in ('res-0-0', 'res-0-r')) r`);
     }, 'unforced');
   }
+  await settle(database);
+}
+
+/** What seeding leaves to be done later is done now, so that it is neither written nor vacuumed while reads are measured. */
+async function settle(database: Database): Promise<void> {
   await database.query(sql`vacuum analyze`);
+  await database.query(sql`checkpoint`);
 }
 
 interface NewDocument {

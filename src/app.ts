@@ -4,7 +4,7 @@ import { createFreshness } from './app/freshness.ts';
 import { createOperations } from './app/operations.ts';
 import { createSchedule } from './app/schedule.ts';
 import { createAnchoring } from './audit/anchoring.ts';
-import { createAuditLog } from './audit/audit-log.ts';
+import { createAuditLog, MAX_COMMITS } from './audit/audit-log.ts';
 import { createAuditSearch } from './audit/audit-search.ts';
 import { createIssuer } from './auth/issuer.ts';
 import { scopeAllows } from './auth/scopes.ts';
@@ -24,6 +24,7 @@ import { openAlarms } from './ledger/projection-alarms.ts';
 import { ensureInstitution } from './membership/institution.ts';
 import { createMembership } from './membership/members.ts';
 import { createMetrics } from './observe/metrics.ts';
+import { createDatabase } from './store/database.ts';
 import { createGatheredReads } from './store/gathered-reads.ts';
 import { sql } from './store/sql.ts';
 import { VERSION } from './version.ts';
@@ -64,7 +65,10 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
     const membership = createMembership({ ...carrier, database, rows, custodian, ledgerId });
     const reads = createGatheredReads({ url: database.url, onError: core.onError });
     closers.push(() => reads.close());
-    const audit = createAuditLog({ database, rows, onError: core.onError });
+    // Every answer waits for its event: not behind searches, pulls and jobs for a connection of theirs.
+    const auditing = createDatabase({ url: database.url, maxConnections: MAX_COMMITS, onError: core.onError });
+    closers.push(() => auditing.close());
+    const audit = createAuditLog({ database: auditing, rows, onError: core.onError });
     closers.push(() => audit.close());
     const anchoring = createAnchoring({
       ...carrier,
@@ -143,7 +147,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
           baseUrl: facadeUrl,
         }),
         verifyToken: (token) => verifier.verify(`Bearer ${token}`),
-        fresh: createFreshness({ projection, maxStalenessMs }),
+        fresh: createFreshness({ projection, reads, maxStalenessMs }),
         allows: scopeAllows,
         readableScope,
         onIntegrity: (alarm) => {

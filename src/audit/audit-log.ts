@@ -8,8 +8,8 @@ import { AUDIT_PURPOSE, encodeEvent, eventPlace, storedEvent } from './stored-ev
 
 /** An event waits at most so long for others to share its commit. */
 const GROUP_MS = 5;
-/** Commits under way at one time: a database that hangs must not take every connection of the pool. */
-const MAX_COMMITS = 3;
+/** Commits under way at one time, and connections that its database needs: one that hangs must not take every connection of others. */
+export const MAX_COMMITS = 3;
 const MAX_ROWS = 2000;
 
 interface Row {
