@@ -3,6 +3,7 @@ import { cpus } from 'node:os';
 import { parseArgs } from 'node:util';
 import { benchConsentedRead } from './consented-read.ts';
 import { benchDecision } from './decision.ts';
+import { benchFabric } from './fabric.ts';
 import { benchGrowth } from './growth.ts';
 import { benchPdf } from './pdf.ts';
 import { benchPipeline } from './pipeline.ts';
@@ -25,6 +26,11 @@ const BENCHES: Readonly<Record<string, Bench>> = {
   'consented-read': {
     what: 'a FHIR read under a permission, beside the same stack without seal, scope and audit',
     run: benchConsentedRead,
+  },
+  fabric: {
+    what: 'entries on a Fabric network of three institutions, beside a chaincode that only puts',
+    run: benchFabric,
+    named: true,
   },
   growth: { what: 'a read among ten thousand documents and among a million', run: benchGrowth, named: true },
 };
