@@ -26,7 +26,8 @@ const ID_BYTES = 16;
 let drawn = Buffer.alloc(0);
 let used = 0;
 
-function randomId(): Uint8Array {
+/** 16 random bytes: an id's, or a salt. They lie in a block with others' and are not to be written to. */
+export function random128(): Uint8Array {
   if (used === drawn.length) {
     drawn = randomBytes(256 * ID_BYTES);
     used = 0;
@@ -40,7 +41,7 @@ function randomId(): Uint8Array {
  * Never derived from an MRN or a name, so it may stand in logs, on the ledger and in URLs.
  */
 export function newId(kind: IdKind): string {
-  return `${kind}-${base32(randomId())}`;
+  return `${kind}-${base32(random128())}`;
 }
 
 /** True where `text` is an id of this kind, as `newId` makes it. */

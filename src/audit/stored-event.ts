@@ -1,6 +1,7 @@
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import type { Actor } from '../auth/actor.ts';
 import { CodedError } from '../errors.ts';
+import { random128 } from '../ids.ts';
 import type { AccessEvent } from './audit.ts';
 
 export interface PatientName {
@@ -29,6 +30,7 @@ export interface StoredActor {
   tokenId: string;
 }
 
+/** Of `random128`. */
 const SALT_BYTES = 16;
 
 export function storedEvent(event: AccessEvent, id: string, recorded: string, patient: PatientName | undefined): StoredEvent {
@@ -52,7 +54,7 @@ function storedActor(actor: Actor): StoredActor {
 
 /** What is sealed: salt, then JSON. Its hash is the row's leaf in the anchored tree; the salt keeps the leaf from being guessed. */
 export function encodeEvent(event: StoredEvent): { plaintext: Buffer; leaf: Buffer } {
-  const plaintext = Buffer.concat([randomBytes(SALT_BYTES), Buffer.from(JSON.stringify(event))]);
+  const plaintext = Buffer.concat([random128(), Buffer.from(JSON.stringify(event))]);
   return { plaintext, leaf: leafOf(plaintext) };
 }
 

@@ -1,5 +1,6 @@
-import { createCipheriv, createDecipheriv, createHmac, createSecretKey, hkdfSync, type KeyObject, randomBytes } from 'node:crypto';
+import { createCipheriv, createDecipheriv, createHmac, createSecretKey, hkdfSync, type KeyObject } from 'node:crypto';
 import { CodedError } from '../errors.ts';
+import { random128 } from '../ids.ts';
 import type { Custodian } from './custodian.ts';
 import type { SealedRows } from './sealed-rows.ts';
 
@@ -24,9 +25,7 @@ export function createSealedRows(parts: { custodian: Custodian; now?: () => Date
   return {
     async seal(patient, category, place, plaintext) {
       const key = await custodian.rowKey(patient, category);
-      const head = Buffer.allocUnsafe(13);
-      head[0] = ROW;
-      randomBytes(12).copy(head, 1);
+      const head = Buffer.concat([Buffer.of(ROW), random128()], 13);
       return encrypt(key, head, head.subarray(1), bound('row', patient, category, place), plaintext);
     },
     async open(patient, category, place, sealed) {
@@ -36,7 +35,7 @@ export function createSealedRows(parts: { custodian: Custodian; now?: () => Date
     },
     async sealIntake(place, plaintext) {
       const month = now().toISOString().slice(0, 7);
-      const head = Buffer.concat([Buffer.of(INTAKE), Buffer.from(month, 'ascii'), randomBytes(16)]);
+      const head = Buffer.concat([Buffer.of(INTAKE), Buffer.from(month, 'ascii'), random128()]);
       const key = messageKey(await custodian.intakeKey(month), head.subarray(8));
       return encrypt(key, head, ZERO_NONCE, bound('intake', month, place), plaintext);
     },
@@ -48,7 +47,7 @@ export function createSealedRows(parts: { custodian: Custodian; now?: () => Date
       return decrypt(key, bytes, 24, ZERO_NONCE, bound('intake', month, place));
     },
     async sealPurpose(purpose, place, plaintext) {
-      const head = Buffer.concat([Buffer.of(PURPOSE), randomBytes(16)]);
+      const head = Buffer.concat([Buffer.of(PURPOSE), random128()]);
       const key = messageKey(await custodian.purposeKey(purpose), head.subarray(1));
       return encrypt(key, head, ZERO_NONCE, bound('purpose', purpose, place), plaintext);
     },
