@@ -16,7 +16,7 @@ module.exports = {
       from: { path: '^src/ledger/contract/' },
       to: { pathNot: '^src/ledger/contract/' },
     },
-    only('records-are-pure', '^src/records/', '^src/(records/|errors\\.ts|ids\\.ts)', 'The clinical model knows no room but itself.'),
+    only('records-are-pure', '^src/records/', '^src/(records/|errors\\.ts|ids\\.ts|canonical-json\\.ts)', 'The clinical model knows no room but itself.'),
     {
       name: 'records-do-no-io',
       severity: 'error',
@@ -25,7 +25,7 @@ module.exports = {
     },
     only('adapters-know-records', '^src/adapters/', '^src/(adapters|records)/|^src/(errors|ids)\\.ts', 'A source knows records and nothing of what becomes of them.'),
     only('render-knows-records', '^src/render/', '^src/(render|records)/|^src/(errors|ids)\\.ts', 'A layout draws a model.'),
-    only('vault-stands-alone', '^src/vault/', '^src/(vault|store)/|^src/(errors|ids)\\.ts', 'Keys know neither HTTP nor sources.'),
+    only('vault-stands-alone', '^src/vault/', '^src/(vault|store)/|^src/(errors|ids|canonical-json)\\.ts', 'Keys know neither HTTP nor sources.'),
     only('store-stands-alone', '^src/store/', '^src/(store|vault|records)/|^src/(errors|ids)\\.ts', 'Rows know neither HTTP nor sources.'),
     only('queue-stands-alone', '^src/queue/', '^src/(queue|store)/|^src/(errors|ids)\\.ts', 'Jobs know neither HTTP nor sources.'),
     { name: 'pipeline-not-fhir', severity: 'error', comment: 'app.ts hands each what it needs of the other.', from: { path: '^src/pipeline/' }, to: { path: '^src/(fhir|http)/' } },

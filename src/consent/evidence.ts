@@ -1,6 +1,6 @@
 import { createHmac, randomBytes } from 'node:crypto';
 import type { Attachment, Reference } from 'fhir/r4.js';
-import { canonicalJson } from '../vault/canonical-json.ts';
+import { canonicalJson } from '../canonical-json.ts';
 
 /**
  * What a registrar has seen (`Consent.source[x]`), bound to the grant without showing it: on the ledger stands

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
-import { link, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
+import { takePidLock } from './pid-lock.ts';
 
 export interface FolderLock {
   release(): Promise<void>;
@@ -17,7 +18,9 @@ export async function lockFolder(directory: string, secret: string): Promise<Fol
   const name = createHash('sha256').update(`lock\0${secret}\0${dev}:${ino}`).digest('hex').slice(0, 40);
   if (process.platform === 'linux') return await lockName(`\0oncobridge-${name}`);
   if (process.platform === 'win32') return await lockName(`\\\\.\\pipe\\oncobridge-${name}`);
-  return await lockFile(join(directory, 'lock'));
+  // For systems without such names: macOS, developers only.
+  const lock = await takePidLock(join(directory, 'lock'));
+  return 'heldBy' in lock ? undefined : lock;
 }
 
 function lockName(name: string): Promise<FolderLock | undefined> {
@@ -29,35 +32,4 @@ function lockName(name: string): Promise<FolderLock | undefined> {
       done({ release: () => new Promise((closed) => server.close(() => closed())) });
     });
   });
-}
-
-/** For systems without such names (macOS, developers only): a pid file, judged stale by its process. */
-async function lockFile(path: string): Promise<FolderLock | undefined> {
-  const own = `${path}.${process.pid}`;
-  await writeFile(own, String(process.pid), { mode: 0o600 });
-  try {
-    for (let attempt = 0; attempt < 2; attempt++) {
-      try {
-        await link(own, path);
-        return { release: () => rm(path, { force: true }) };
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-      }
-      const holder = Number(await readFile(path, 'utf8').catch(() => '0'));
-      if (holder > 0 && isAlive(holder)) return undefined;
-      await rm(path, { force: true });
-    }
-    return undefined;
-  } finally {
-    await rm(own, { force: true });
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
 }

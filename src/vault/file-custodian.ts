@@ -11,11 +11,11 @@ import {
 import { chmod, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { compactDecrypt } from 'jose';
+import { canonicalJson } from '../canonical-json.ts';
 import { CodedError } from '../errors.ts';
-import { canonicalJson } from './canonical-json.ts';
+import { takePidLock } from '../store/pid-lock.ts';
 import type { CategoryKey, Custodian, DocumentKeyWrap, PublicJwk } from './custodian.ts';
 import { refuseOnBehalf, requireOnBehalf } from './custody.ts';
-import { lockDirectory } from './directory-lock.ts';
 import { openEnvelope, sealEnvelope } from './envelope.ts';
 import { openKeyLog } from './key-log.ts';
 import { gcmOpen, gcmSeal, openDirectJwe, sealDirectJwe } from './key-wrap.ts';
@@ -63,7 +63,8 @@ export async function createFileCustodian(options: { directory: string; passphra
   requireStrongPassphrase(passphrase);
   await mkdir(directory, { recursive: true, mode: 0o700 });
   await chmod(directory, 0o700);
-  const lock = await lockDirectory(directory, 'keys.lock');
+  const lock = await takePidLock(join(directory, 'keys.lock'));
+  if ('heldBy' in lock) throw new CodedError('KEYS_BUSY', { diagnostics: lock.heldBy });
   try {
     const log = await openKeyLog(join(directory, 'keys.log'), () => makeHeader(institution, passphrase));
     try {

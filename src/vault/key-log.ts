@@ -5,7 +5,7 @@ import { syncDirectory } from './passphrase.ts';
 
 /**
  * The append-only file below the custodian: lines of text, the first one a header. It knows nothing of keys. One writer
- * (directory-lock.ts). Appends that meet share one write and one fsync, so that thousands of new keys cost few.
+ * (store/pid-lock.ts). Appends that meet share one write and one fsync, so that thousands of new keys cost few.
  */
 export interface KeyLog {
   header: string;

@@ -9,7 +9,7 @@ import {
   type KeyObject,
   randomBytes,
 } from 'node:crypto';
-import { canonicalJson } from './canonical-json.ts';
+import { canonicalJson } from '../canonical-json.ts';
 import type { PublicJwk } from './custodian.ts';
 import { jwkThumbprint } from './thumbprint.ts';
 

@@ -1,6 +1,6 @@
 import { createCipheriv, createDecipheriv, createHmac, createSecretKey, hash, hkdfSync, type KeyObject } from 'node:crypto';
+import { canonicalJson } from '../canonical-json.ts';
 import { CodedError } from '../errors.ts';
-import { canonicalJson } from './canonical-json.ts';
 import type { InnerHeader, OuterHeader } from './sealed-object.ts';
 
 /**

@@ -4,12 +4,12 @@ import { readFile } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
 import type { Consent } from 'fhir/r4.js';
 import type { Actor } from '../../src/auth/actor.ts';
+import { canonicalJson } from '../../src/canonical-json.ts';
 import { evidenceCommitment } from '../../src/consent/evidence.ts';
 import { readableScope } from '../../src/consent/readable-scope.ts';
 import { CodedError, codeOf } from '../../src/errors.ts';
 import { clause, grantPayload, TYP } from '../../src/ledger/contract/payloads.ts';
 import { sql } from '../../src/store/sql.ts';
-import { canonicalJson } from '../../src/vault/canonical-json.ts';
 import { until } from '../queue/conformance.ts';
 import { createLedgerWorld, type LedgerWorld } from './ledger-world.ts';
 

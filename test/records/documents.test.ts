@@ -12,7 +12,7 @@ import { type BundleInput, bundleBytes, patientResource, toBundle } from '../../
 import { assembleHistoryAndPhysical } from '../../src/records/history-and-physical.ts';
 import { assembleLaboratory } from '../../src/records/laboratory.ts';
 import { type Json, type JsonObject, parseResource, stringifyLossless, textOf } from '../../src/records/lossless-json.ts';
-import { canonicalJson, manifestHash } from '../../src/records/manifest.ts';
+import { manifestHash } from '../../src/records/manifest.ts';
 import type { DosePhase, Manifest } from '../../src/records/model.ts';
 import { markupSections, plainSections, sniff } from '../../src/records/note-text.ts';
 import { assembleRadiationDose } from '../../src/records/radiation-dose.ts';
@@ -711,11 +711,7 @@ test('note: the ARIA sample: signer from the extension, UNC path nowhere', { ski
 
 // -- manifest, content, FHIR out -------------------------------------------------------------------------------------
 
-test('manifest: JCS, and a hash that arrival order does not change', () => {
-  assert.equal(
-    canonicalJson({ b: [1e21, 0.002, true, null], a: '\u20ac$\u000f\nA\'B"\\', é: 1, '\ud83d\ude00': 2, '\ufb33': 3, skip: undefined }),
-    '{"a":"€$\\u000f\\nA\'B\\"\\\\","b":[1e+21,0.002,true,null],"é":1,"😀":2,"\ufb33":3}',
-  );
+test('manifest: a hash that arrival order does not change', () => {
   const one = { source: 's', type: 'Observation', id: '1', versionId: '1', record: 'rec-1', sha256: 'a' };
   const two = { ...one, id: '2', record: 'rec-2' };
   assert.equal(manifestHash({ ...MANIFEST, own: [one, two] }), manifestHash({ ...MANIFEST, own: [two, one] }));

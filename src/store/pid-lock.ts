@@ -1,8 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { link, open, readFile, stat, unlink } from 'node:fs/promises';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { CodedError } from '../errors.ts';
 
 /** Which process: a pid alone is reused, in a container at once, so start time and boot stand beside it. */
 interface Holder {
@@ -17,12 +15,10 @@ interface Holder {
 const TAKEOVER_STALE_MS = 10_000;
 
 /**
- * Takes the writer's lock of a directory: a file with the holder's pid. A lock whose process is gone (kill -9) is taken
- * over; a living one is KEYS_BUSY. Two that take over at once are ordered by a second file, so that neither removes the
- * other's fresh lock.
+ * Takes a lock that is a file with the holder's pid, or says who holds it. A lock whose process is gone (kill -9) is taken over.
+ * Two that take over at once are ordered by a second file, so that neither removes the other's fresh lock.
  */
-export async function lockDirectory(directory: string, name: string): Promise<{ release(): Promise<void> }> {
-  const path = join(directory, name);
+export async function takePidLock(path: string): Promise<{ release(): Promise<void> } | { heldBy: string }> {
   const own = JSON.stringify(await holderOf(process.pid));
   const temporary = `${path}.${process.pid}.${randomBytes(6).toString('hex')}`;
   const file = await open(temporary, 'wx', 0o600);
@@ -34,10 +30,10 @@ export async function lockDirectory(directory: string, name: string): Promise<{ 
       if (await links(temporary, path)) return { release: () => release(path, own) };
       const found = await readFile(path, 'utf8').catch(() => undefined);
       if (found === undefined) continue;
-      if (await isAlive(found)) throw new CodedError('KEYS_BUSY', { diagnostics: `Its process id is ${parse(found)?.pid ?? 'unknown'}.` });
+      if (await isAlive(found)) return { heldBy: `Its process id is ${parse(found)?.pid ?? 'unknown'}.` };
       await removeStale(path, found);
     }
-    throw new CodedError('KEYS_BUSY', { diagnostics: `The lock file ${path} cannot be taken.` });
+    return { heldBy: `The lock file ${path} cannot be taken.` };
   } finally {
     await unlink(temporary).catch(() => {});
   }
