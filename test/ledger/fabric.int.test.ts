@@ -5,6 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { gatewayIdentity } from '../../network/identities.ts';
+import { placesIn } from '../../network/topology.ts';
 import { CodedError, codeOf } from '../../src/errors.ts';
 import { compareUtf8 } from '../../src/ledger/contract/bytes.ts';
 import * as build from '../../src/ledger/contract/payloads.ts';
@@ -93,6 +95,13 @@ describe('on Fabric', fabricTest(), () => {
       [AWAY, HOME].map(async (of) => JSON.parse(await home.evaluate('member', [of, 'mem-f1'])) as unknown),
     );
     assert.ok(there !== null && here === null);
+    // Its authority writes our institution into a certificate: the MSP id is still its own.
+    const { folder } = await network();
+    const elsewhere = { ...placesIn(folder), institution: () => join(folder, 'thief') };
+    const connection = await (await network()).connection(AWAY);
+    const stolen = await gatewayIdentity(elsewhere, { name: 'away', institution: HOME, msp: connection.msp, peers: [] });
+    const thief = await gateway(AWAY, { connection: { ...connection, ...stolen, institution: HOME } });
+    assert.equal(await outcome(thief.endorse({ name: 'registerMember', args: forged })), 'LEDGER_REFUSED CALLER_UNKNOWN');
     const suspend = build.suspendMemberPayload({ ...say.base(), institution: AWAY, member: 'mem-f1', version: 2 });
     assert.equal(
       await outcome(home.endorse({ name: 'suspendMember', args: [keys.home.jws(TYP.suspendMember, suspend)] })),

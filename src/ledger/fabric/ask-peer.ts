@@ -1,4 +1,3 @@
-import { GatewayError } from '@hyperledger/fabric-gateway';
 import type { FabricConnection, FabricPeer } from './connection.ts';
 import type { AskPeer } from './doctor.ts';
 import { connectPeers, type OwnPeers } from './peers.ts';
@@ -14,9 +13,9 @@ export function createAskPeer(connection: FabricConnection): { ask: AskPeer; clo
       const peers = opened.get(peer) ?? connectPeers({ ...connection, peers: [peer] });
       opened.set(peer, peers);
       try {
-        const contract = peers.all[0]?.network.getContract(chaincode);
-        if (contract === undefined) throw new Error('no such peer');
-        return await contract.evaluate(query, { arguments: [...args], endorsingOrganizations: [connection.msp] });
+        const [one] = peers.all;
+        if (one === undefined) throw new Error('no such peer');
+        return await one.ask(chaincode, query, args);
       } catch (error) {
         throw new Error(textOf(error), { cause: error });
       }
@@ -27,8 +26,6 @@ export function createAskPeer(connection: FabricConnection): { ask: AskPeer; clo
   };
 }
 
-/** The peers' own words where there are any: the gateway's are of the call. */
 function textOf(error: unknown): string {
-  if (!(error instanceof GatewayError)) return error instanceof Error ? error.message : String(error);
-  return error.details[0]?.message ?? error.message;
+  return error instanceof Error ? error.message.replace(/^chaincode response \d+, /, '') : String(error);
 }

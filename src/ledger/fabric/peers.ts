@@ -24,7 +24,7 @@ export interface OwnPeer {
    * A query of a chaincode, Fabric's own included, answered by this very peer: the gateway could hand it on to another one, which
    * may not have seen yet what this one has. `time`: of the proposal, where not now. Rejects with PeerAnswer where it answers an error.
    */
-  ask(chaincode: string, name: string, args: readonly string[], time?: Date): Promise<Uint8Array>;
+  ask(chaincode: string, name: string, args: readonly (string | Uint8Array)[], time?: Date): Promise<Uint8Array>;
 }
 
 /** An error that a peer answered with, in the form of the gateway's errors. */
