@@ -1,4 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { canonicalize } from '../ledger/contract/jcs.ts';
 import { anchorAuditArgument } from '../ledger/contract/payloads.ts';
 import { awaitCommit, type Carried, type Carrier } from '../outbox/await-commit.ts';
@@ -171,16 +172,9 @@ export function createAnchoring(
     }
   }
 
+  /** Ends early, and says nothing of it, where everything is being closed. */
   function pause(ms: number): Promise<void> {
-    return new Promise((resolve) => {
-      const end = (): void => {
-        clearTimeout(timer);
-        closing.signal.removeEventListener('abort', end);
-        resolve();
-      };
-      const timer = setTimeout(end, ms);
-      closing.signal.addEventListener('abort', end);
-    });
+    return sleep(ms, undefined, { signal: closing.signal }).catch(() => {});
   }
 
   return {

@@ -4,7 +4,7 @@ import type { Database } from '../store/database.ts';
 import { sql } from '../store/sql.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import type { AccessEvent, Audit } from './audit.ts';
-import { AUDIT_PURPOSE, encodeEvent, eventPlace, storedEvent } from './stored-event.ts';
+import { AUDIT_PURPOSE, type EventRow, encodeEvent, eventPlace, storedEvent } from './stored-event.ts';
 
 /** An event waits at most so long for others to share its commit. */
 const GROUP_MS = 5;
@@ -12,16 +12,8 @@ const GROUP_MS = 5;
 export const MAX_COMMITS = 3;
 const MAX_ROWS = 2000;
 
-interface Row {
-  id: string;
-  recorded: Date;
-  inst: string | null;
-  pat: string | null;
-  leaf: Buffer;
-  detail: Buffer;
-}
 interface Waiting {
-  rows: readonly Row[];
+  rows: readonly EventRow[];
   resolve: () => void;
   reject: (error: CodedError) => void;
 }
@@ -46,7 +38,7 @@ export function createAuditLog(parts: {
   const commits = new Set<Promise<void>>();
   const recording = new Set<Promise<void>>();
 
-  async function seal(event: AccessEvent): Promise<Row[]> {
+  async function seal(event: AccessEvent): Promise<EventRow[]> {
     const recorded = now();
     const patients = event.patients.length === 0 ? [undefined] : event.patients;
     return await Promise.all(

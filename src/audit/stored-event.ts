@@ -71,6 +71,16 @@ export function decodeEvent(plaintext: Buffer): StoredEvent {
   }
 }
 
+/** A row of the log; `leaf` is its leaf in the anchored tree, `detail` the sealed event. */
+export interface EventRow {
+  id: string;
+  recorded: Date;
+  inst: string | null;
+  pat: string | null;
+  leaf: Buffer;
+  detail: Buffer;
+}
+
 /** The place that a row is sealed to: its clear columns, so that none of them can be changed. */
 export function eventPlace(row: { id: string; recorded: Date; inst: string | null; pat: string | null }): string {
   return `audit/${row.id}/${row.recorded.toISOString()}/${row.inst ?? ''}/${row.pat ?? ''}`;

@@ -5,7 +5,7 @@ import { sql } from '../store/sql.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import { anchorRoot, headerLeaf, readHeader } from './anchoring.ts';
 import { merklePath } from './merkle.ts';
-import { AUDIT_PURPOSE, eventPlace, leafOf } from './stored-event.ts';
+import { AUDIT_PURPOSE, type EventRow, eventPlace, leafOf } from './stored-event.ts';
 
 export type EventProof =
   /** Under a root that the ledger holds; `path` leads from `leaf` (at `index` of `count`) to `root`. */
@@ -115,15 +115,6 @@ export async function verifyAudit(
     previous = root;
   }
   return { anchors: held.size, events, findings, altered };
-}
-
-interface EventRow {
-  id: string;
-  recorded: Date;
-  inst: string | null;
-  pat: string | null;
-  leaf: Buffer;
-  detail: Buffer;
 }
 
 async function isIntact({ rows }: Parts, row: EventRow): Promise<boolean> {

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { CodedError, codeOf } from '../errors.ts';
 import type { Database, Sql } from '../store/database.ts';
 import { raw, sql } from '../store/sql.ts';
@@ -206,16 +207,9 @@ export function createProjection(options: ProjectionOptions): Projection {
     await pause(retryMs);
   }
 
+  /** Ends early, and says nothing of it, where everything is being closed. */
   function pause(ms: number): Promise<void> {
-    return new Promise((resolve) => {
-      const end = (): void => {
-        clearTimeout(timer);
-        closing.signal.removeEventListener('abort', end);
-        resolve();
-      };
-      const timer = setTimeout(end, ms);
-      closing.signal.addEventListener('abort', end);
-    });
+    return sleep(ms, undefined, { signal: closing.signal }).catch(() => {});
   }
 
   async function height(): Promise<number> {

@@ -41,6 +41,11 @@ export interface BullQueueOptions {
   stuckAfterMs: number;
 }
 
+export function bullOptions(given: Partial<BullQueueOptions>): BullQueueOptions {
+  const { onError = () => {}, attempts = 8, backoffMs = 200, stuckAfterMs = 30_000 } = given;
+  return { onError, attempts, backoffMs, stuckAfterMs };
+}
+
 /**
  * Lock and stall check: 4 s each, so that the jobs of a killed process run again within about 9 s (defaults: 91 s), and with the
  * restart of what was killed all is at work again within 15.

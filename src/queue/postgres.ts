@@ -1,18 +1,14 @@
 import { createPostgresBackend, type PostgresQueueBackend, Queue, runMigrations, Worker } from 'bullmq';
 import { Client } from 'pg';
 import { CodedError } from '../errors.ts';
-import { type BullQueueOptions, createBullQueue, WORKER_SETTINGS } from './bullmq-queue.ts';
+import { type BullQueueOptions, bullOptions, createBullQueue, WORKER_SETTINGS } from './bullmq-queue.ts';
 import type { JobQueue } from './queue.ts';
 
-export interface PostgresQueueOptions {
+export interface PostgresQueueOptions extends Partial<BullQueueOptions> {
   url: string;
   /** Queue name and schema of the queue's own tables; defaults `ledger`, `bullmq`. */
   name?: string;
   schema?: string;
-  onError?: (error: Error) => void;
-  attempts?: number;
-  backoffMs?: number;
-  stuckAfterMs?: number;
 }
 
 /** SQLSTATE of a schema, table, function or type that is gone. */
@@ -24,13 +20,8 @@ const GONE = new Set(['3F000', '42P01', '42883', '42704']);
  * closed. Throws QUEUE_UNAVAILABLE.
  */
 export async function createPostgresQueue(options: PostgresQueueOptions): Promise<JobQueue> {
-  const onError = options.onError ?? (() => {});
-  const settings: BullQueueOptions = {
-    onError,
-    attempts: options.attempts ?? 8,
-    backoffMs: options.backoffMs ?? 200,
-    stuckAfterMs: options.stuckAfterMs ?? 30_000,
-  };
+  const settings = bullOptions(options);
+  const { onError } = settings;
   const name = options.name ?? 'ledger';
   const schema = options.schema ?? 'bullmq';
   // BullMQ owns its pools; `schema` is read only from this form.

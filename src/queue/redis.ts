@@ -1,19 +1,15 @@
 import { Queue, Worker } from 'bullmq';
 import { Redis } from 'ioredis';
 import { CodedError } from '../errors.ts';
-import { type BullQueueOptions, createBullQueue, WORKER_SETTINGS } from './bullmq-queue.ts';
+import { type BullQueueOptions, bullOptions, createBullQueue, WORKER_SETTINGS } from './bullmq-queue.ts';
 import type { JobQueue } from './queue.ts';
 
-export interface RedisQueueOptions {
+export interface RedisQueueOptions extends Partial<BullQueueOptions> {
   /** `redis://` or `rediss://`; a Unix socket as `unix:///path` (or a bare path). */
   url: string;
   /** Queue name and key prefix; defaults `ledger`, `oncobridge`. */
   name?: string;
   prefix?: string;
-  onError?: (error: Error) => void;
-  attempts?: number;
-  backoffMs?: number;
-  stuckAfterMs?: number;
   connectTimeoutMs?: number;
 }
 
@@ -22,13 +18,8 @@ export interface RedisQueueOptions {
  * its policy may drop keys: BullMQ only warns, and a dropped key would be a lost job.
  */
 export async function createRedisQueue(options: RedisQueueOptions): Promise<JobQueue> {
-  const onError = options.onError ?? (() => {});
-  const settings: BullQueueOptions = {
-    onError,
-    attempts: options.attempts ?? 8,
-    backoffMs: options.backoffMs ?? 200,
-    stuckAfterMs: options.stuckAfterMs ?? 30_000,
-  };
+  const settings = bullOptions(options);
+  const { onError } = settings;
   const name = options.name ?? 'ledger';
   const prefix = options.prefix ?? 'oncobridge';
   const url = options.url.startsWith('unix://') ? options.url.slice('unix://'.length) : options.url;

@@ -16,6 +16,7 @@ import { createEmbeddedPostgres } from '../../src/store/embedded-postgres.ts';
 import { type SqlFragment, sql } from '../../src/store/sql.ts';
 import { fabricEnvironment } from '../config/production-sample.ts';
 import { until } from '../queue/conformance.ts';
+import { simulatorEnvironment } from '../simulator/environment.ts';
 import type { Asked, Ran } from './command-host.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
@@ -57,15 +58,7 @@ before(async () => {
   cpSync(join(root, 'config'), join(folder, 'config'), { recursive: true });
   config = join(folder, 'config/embedded.yaml');
   writeFileSync(config, readFileSync(config, 'utf8').replace('port: 8480', 'port: 0').replace('port: 8481', 'port: 0'));
-  env = {
-    EHR_FHIR_URL: simulator.ehr.baseUrl,
-    EHR_CLIENT_ID: simulator.ehr.clientId,
-    EHR_CLIENT_KEY: JSON.stringify(simulator.ehr.privateKeyJwk),
-    ARIA_FHIR_URL: simulator.aria.baseUrl,
-    ARIA_TOKEN_URL: simulator.aria.tokenUrl,
-    ARIA_CLIENT_ID: simulator.aria.clientId,
-    ARIA_CLIENT_SECRET: simulator.aria.clientSecret,
-  };
+  env = simulatorEnvironment(simulator);
 });
 after(async () => {
   host.kill();

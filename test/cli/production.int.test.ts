@@ -9,6 +9,7 @@ import { Redis } from 'ioredis';
 import { createSimulator } from '../../simulator/simulator.ts';
 import { newId } from '../../src/ids.ts';
 import { onEmbeddedLedger } from '../config/production-sample.ts';
+import { simulatorEnvironment } from '../simulator/environment.ts';
 import { withTestDatabase } from '../store/test-database.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
@@ -46,13 +47,7 @@ test(
         CUSTODIAN_PASSPHRASE: 'a passphrase that nobody guesses 84512',
         DATABASE_URL: url,
         REDIS_URL: `unix://${socket}`,
-        EHR_FHIR_URL: simulator.ehr.baseUrl,
-        EHR_CLIENT_ID: simulator.ehr.clientId,
-        EHR_CLIENT_KEY: JSON.stringify(simulator.ehr.privateKeyJwk),
-        ARIA_FHIR_URL: simulator.aria.baseUrl,
-        ARIA_TOKEN_URL: simulator.aria.tokenUrl,
-        ARIA_CLIENT_ID: simulator.aria.clientId,
-        ARIA_CLIENT_SECRET: simulator.aria.clientSecret,
+        ...simulatorEnvironment(simulator),
       };
       const cli = (...args: string[]): Promise<{ code: number; out: string; err: string }> =>
         new Promise((resolve) => {

@@ -10,6 +10,7 @@ import { createPostgresQueue } from '../../src/queue/postgres.ts';
 import { sql } from '../../src/store/sql.ts';
 import { type TestNetwork, withTestNetwork } from '../fabric/test-network.ts';
 import { send } from '../ledger/conformance.ts';
+import { enteredDocuments } from '../ledger/entered-documents.ts';
 import { cast, HOME, LEDGER, statements } from '../ledger/world.ts';
 import { until } from '../queue/conformance.ts';
 import { withTestDatabase } from '../store/test-database.ts';
@@ -108,16 +109,7 @@ export async function openSite(network: TestNetwork) {
     async account(): Promise<void> {
       await drained('the outbox is empty');
       assert.deepEqual(await database.query(sql`select distinct state from outbox`), [{ state: 'committed' }]);
-      const times = new Map<string, number>();
-      const height = await ledger.height();
-      for await (const block of ledger.blocks(0)) {
-        for (const one of block.transactions) {
-          if (one.validation !== 'VALID' || one.name !== 'recordDocuments') continue;
-          for (const { document } of (JSON.parse(one.args[0] ?? '') as { entries: { document: string }[] }).entries)
-            times.set(document, (times.get(document) ?? 0) + 1);
-        }
-        if (block.number === height - 1) break;
-      }
+      const times = await enteredDocuments(ledger);
       assert.deepEqual(
         [...times].filter(([, n]) => n !== 1),
         [],

@@ -7,8 +7,9 @@ import { createRelay } from '../../src/outbox/relay.ts';
 import type { Job, JobQueue, JobState } from '../../src/queue/queue.ts';
 import type { Database, Sql } from '../../src/store/database.ts';
 import { sql } from '../../src/store/sql.ts';
+import { seeded } from '../random.ts';
 import { withTestDatabase } from '../store/test-database.ts';
-import { createScriptedLedger, seeded } from './scripted-ledger.ts';
+import { createScriptedLedger } from './scripted-ledger.ts';
 
 class Crash extends Error {}
 

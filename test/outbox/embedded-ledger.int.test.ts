@@ -13,10 +13,11 @@ import { createOutbox } from '../../src/outbox/postgres-outbox.ts';
 import { createRelay } from '../../src/outbox/relay.ts';
 import { createPostgresQueue } from '../../src/queue/postgres.ts';
 import { sql } from '../../src/store/sql.ts';
+import { enteredDocuments } from '../ledger/entered-documents.ts';
 import { cast, HOME, statements } from '../ledger/world.ts';
 import { until } from '../queue/conformance.ts';
+import { seeded } from '../random.ts';
 import { withTestDatabase } from '../store/test-database.ts';
-import { seeded } from './scripted-ledger.ts';
 
 const SEED = Number(process.env['OUTBOX_SEED'] ?? 7);
 
@@ -96,16 +97,7 @@ test(`outbox to receipt on the embedded ledger, enrolment first, with every fail
   assert.deepEqual([refused?.state, refused?.errorCode], ['rejected', 'KEY_VERSION_STALE']);
 
   // Read from the blocks themselves: each document in one valid transaction.
-  const times = new Map<string, number>();
-  const height = await ledger.height();
-  for await (const block of ledger.blocks(0)) {
-    for (const one of block.transactions) {
-      if (one.validation !== 'VALID' || one.name !== 'recordDocuments') continue;
-      for (const { document } of (JSON.parse(one.args[0] ?? '') as { entries: { document: string }[] }).entries)
-        times.set(document, (times.get(document) ?? 0) + 1);
-    }
-    if (block.number === height - 1) break;
-  }
+  const times = await enteredDocuments(ledger);
   times.delete('doc-stale');
   assert.equal(times.size, 61);
   assert.deepEqual(

@@ -10,8 +10,9 @@ import { Client } from 'pg';
 import { createSimulator } from '../../simulator/simulator.ts';
 import { STEPS, type StepName } from '../../simulator/stories/steps.ts';
 import { readSettings } from '../../src/cli/settings.ts';
+import { seeded } from '../random.ts';
 import type { Order, Report } from './crash-child.ts';
-import { randomFrom, type TestConfiguration, writeConfiguration } from './world.ts';
+import { type TestConfiguration, writeConfiguration } from './world.ts';
 
 /** Issue and architecture section 10: so long after a kill the pull of a stream has come to its end again. */
 const WORKING_AGAIN_MS = 15_000;
@@ -102,7 +103,7 @@ test(`SIGKILL at ${ROUNDS} moments of a pull: nothing lost, nothing twice (CRASH
   timeout: 120_000 + ROUNDS * 45_000,
 }, async () => {
   console.log(`crash: seed ${SEED}, ${ROUNDS} rounds; CRASH_SEED and CRASH_ROUNDS repeat them`);
-  const random = randomFrom(SEED);
+  const random = seeded(SEED);
   const simulator = await createSimulator();
   const configuration = await writeConfiguration(simulator);
   const steps = Object.keys(STEPS) as StepName[];

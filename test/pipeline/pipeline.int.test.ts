@@ -10,9 +10,10 @@ import type { Manifest } from '../../src/records/model.ts';
 import { extractBundle } from '../../src/render/extract.ts';
 import { recordsById } from '../../src/store/records.ts';
 import { sql } from '../../src/store/sql.ts';
+import { seeded } from '../random.ts';
 import { withTestDatabase } from '../store/test-database.ts';
 import { compareWithTruth, type FiledDocument, filedDocuments } from './truth-comparison.ts';
-import { createPipelineWorld, type PipelineWorld, randomFrom, settled } from './world.ts';
+import { createPipelineWorld, type PipelineWorld, settled } from './world.ts';
 
 const MOVED = 'history-and-physical:ehr:urn:uuid:5b6c1d52-0000-4000-8000-000000007003';
 
@@ -384,7 +385,7 @@ describe('records of strange shapes', () => {
   test('whatever is in them, no stream stops, nothing stays undecided, and the right text heals all', async () => {
     const seed = Number(process.env['STRANGE_SEED'] ?? 20_260_302);
     console.log(`strange shapes: STRANGE_SEED=${seed}`);
-    const random = randomFrom(seed);
+    const random = seeded(seed);
     // A record comes several times in a pull: it is as strange each time.
     const texts = new Map<string, string>();
     for (const configured of world.core.sources) {

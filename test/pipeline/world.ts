@@ -6,6 +6,7 @@ import { createSimulator, type Simulator, type SimulatorOptions } from '../../si
 import { type Core, createCore } from '../../src/app/core.ts';
 import { readSettings } from '../../src/cli/settings.ts';
 import type { PullProgress } from '../../src/pipeline/pull.ts';
+import { simulatorEnvironment } from '../simulator/environment.ts';
 
 /** The sample configuration in a folder of its own, pointed at a simulator. */
 export interface TestConfiguration {
@@ -38,13 +39,7 @@ export async function writeConfiguration(
     directory,
     file,
     env: {
-      EHR_FHIR_URL: simulator.ehr.baseUrl,
-      EHR_CLIENT_ID: simulator.ehr.clientId,
-      EHR_CLIENT_KEY: JSON.stringify(simulator.ehr.privateKeyJwk),
-      ARIA_FHIR_URL: simulator.aria.baseUrl,
-      ARIA_TOKEN_URL: simulator.aria.tokenUrl,
-      ARIA_CLIENT_ID: simulator.aria.clientId,
-      ARIA_CLIENT_SECRET: simulator.aria.clientSecret,
+      ...simulatorEnvironment(simulator),
       ...(options.databaseUrl === undefined ? {} : { TEST_DATABASE_URL: options.databaseUrl }),
     },
     remove: () => rm(directory, { recursive: true, force: true, maxRetries: 5 }),
@@ -101,16 +96,4 @@ export async function settled(core: Core, timeoutMs = 60_000): Promise<void> {
     if (Date.now() > until) throw new Error(`the outbox did not empty: ${JSON.stringify(stats)}`);
     await new Promise((done) => setTimeout(done, 25));
   }
-}
-
-/** mulberry32: the same seed, the same moments. */
-export function randomFrom(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
 }

@@ -12,6 +12,7 @@ import { controlFile } from '../../src/cli/run.ts';
 import { createFileBlobs, type FileBlobs } from '../../src/store/blob-files.ts';
 import { createDatabase, type Database } from '../../src/store/database.ts';
 import { createEmbeddedPostgres } from '../../src/store/embedded-postgres.ts';
+import { simulatorEnvironment } from '../simulator/environment.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const launcher = join(root, 'bin/oncobridge');
@@ -90,13 +91,7 @@ async function openSite(simulator: Simulator, folder: string): Promise<Site> {
   );
   const env = {
     ...process.env,
-    EHR_FHIR_URL: simulator.ehr.baseUrl,
-    EHR_CLIENT_ID: simulator.ehr.clientId,
-    EHR_CLIENT_KEY: JSON.stringify(simulator.ehr.privateKeyJwk),
-    ARIA_FHIR_URL: simulator.aria.baseUrl,
-    ARIA_TOKEN_URL: simulator.aria.tokenUrl,
-    ARIA_CLIENT_ID: simulator.aria.clientId,
-    ARIA_CLIENT_SECRET: simulator.aria.clientSecret,
+    ...simulatorEnvironment(simulator),
   };
   const data = join(folder, '.oncobridge');
   const server = spawn(launcher, ['--config', config, 'start', '--json', '--log-level', 'trace'], {
