@@ -107,7 +107,29 @@ function commandProblem(program: Command, words: readonly string[]): string | un
   return unknown.length > 0 ? `${words.join(' ')}: no option ${unknown.join(' ')}` : undefined;
 }
 
-/** The command line as main.ts builds it, without running it. */
+/** Keys of the configuration, as the page that is generated from its schema has them: `ledger.anchorEvery`, `streams.rules.when`. */
+const keys = new Set(
+  [...textOf('docs/configuration.md').matchAll(/^\| `([^`]+)` \|/gm)].map(([, key = '']) => key.replace(/\(.*?\)|\[\]/g, '')),
+);
+const roots = new Set([...keys].filter((key) => key.includes('.')).map((key) => key.split('.')[0]));
+const lastWords = new Set([...keys].map((key) => key.split('.').at(-1) ?? ''));
+/** What FHIR calls so. */
+const NO_KEYS = new Set(['fullUrl']);
+
+/**
+ * Keys in code spans that no configuration has: paths that begin at the top of a file; with `words` also single words in camel
+ * case, on a page that has no other use for them.
+ */
+function missingKeys(markdown: string, words: boolean): string[] {
+  const spans = [...split(markdown).prose.matchAll(/`([^`\n]+)`/g)].map(([, span = '']) => span);
+  return spans.filter((span) => {
+    if (words && /^[a-z]+([A-Z][a-z]+)+$/.test(span)) return !lastWords.has(span) && !NO_KEYS.has(span);
+    const path = /^([a-z][A-Za-z]*)(\.[a-z][A-Za-z]*)+$/.exec(span);
+    return path !== null && roots.has(path[1]) && !/\.(ts|md|yaml|json|sql)$/.test(span) && !keys.has(span);
+  });
+}
+
+/** Scripts of package.json that a page names. */
 function shownScripts(markdown: string): string[] {
   const named = [...markdown.matchAll(/\bnpm run (?:-s )?([\w:-]+)/g)].map(([, name = '']) => name);
   const short = [...markdown.matchAll(/\bnpm (test|start)\b/g)].map(([, name = '']) => name);
@@ -128,6 +150,12 @@ test('the index names every page', () => {
 
 test('files that the pages name are there', () => {
   const missing = pages.flatMap((page) => missingFiles(textOf(page)).map((file) => `${page}: ${file}`));
+  assert.deepEqual(missing, []);
+});
+
+test('keys of the configuration that the pages name exist', () => {
+  assert.ok(keys.size > 80 && keys.has('streams.rules.when.fhirpath') && keys.has('ledger.peers.endpoint'), `${keys.size} keys`);
+  const missing = pages.flatMap((page) => missingKeys(textOf(page), page === 'docs/sources.md').map((key) => `${page}: ${key}`));
   assert.deepEqual(missing, []);
 });
 
@@ -231,4 +259,8 @@ test('planted faults are found', () => {
     undefined,
   ]);
   assert.deepEqual(shownScripts(page), ['nothing', 'test']);
+  const named =
+    'Set `consent.maxStale`, `limits.timeoutMs`, `consent.maxStaleness`, `retryCapMs`, `allowedOrigins`, `consent.ts`, `fullUrl`.';
+  assert.deepEqual(missingKeys(named, true), ['consent.maxStale', 'limits.timeoutMs', 'retryCapMs']);
+  assert.deepEqual(missingKeys(named, false), ['consent.maxStale', 'limits.timeoutMs']);
 });
