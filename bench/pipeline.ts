@@ -84,7 +84,9 @@ export async function benchPipeline({ progress, patients }: BenchOptions): Promi
 }
 
 async function runApart(patients: number): Promise<PipelineRun> {
-  const child = fork(fileURLToPath(new URL('./pipeline-run.ts', import.meta.url)), [String(patients)]);
+  // With the environment that bin/oncobridge gives its process.
+  const env = { MALLOC_ARENA_MAX: '2', ...process.env };
+  const child = fork(fileURLToPath(new URL('./pipeline-run.ts', import.meta.url)), [String(patients)], { env });
   return new Promise((resolve, reject) => {
     let result: PipelineRun | undefined;
     child.on('message', (message) => {
