@@ -1,6 +1,7 @@
 import { newId } from '../ids.ts';
 import type { EndorsedTransaction, Receipt } from '../ledger/ledger.ts';
 import type { Database, Sql } from '../store/database.ts';
+import { packBytes } from '../store/packed-bytes.ts';
 import { sql } from '../store/sql.ts';
 import { BATCHED } from './document-batch.ts';
 
@@ -62,15 +63,16 @@ export function createBatchJournal(database: Database) {
     /** Writes signed bytes before they are sent. Returns the batches whose bytes they now are; of the others another run's bytes count. */
     async sign(endorsed: readonly (EndorsedTransaction & { batch: string })[]): Promise<Set<string>> {
       if (endorsed.length === 0) return new Set();
+      const bytes = packBytes(endorsed.map((one) => one.bytes));
       // Locked in one order, so that two runs of a job wait for one another instead of deadlocking.
       const rows = await database.query<{ id: string }>(sql`
         with open as (
           select id from outbox_batch where id = any(${endorsed.map((one) => one.batch)}) and bytes is null
             and state in ('claimed', 'enqueued', 'inflight', 'failed') order by id for update),
         b as (
-          update outbox_batch b set state = 'inflight', tx_id = t.tx_id, bytes = t.bytes, result = t.result
+          update outbox_batch b set state = 'inflight', tx_id = t.tx_id, bytes = substring(${bytes.all}::bytea from t.at for t.size), result = t.result
           from unnest(${endorsed.map((one) => one.batch)}::text[], ${endorsed.map((one) => one.txId)}::text[],
-            ${endorsed.map((one) => Buffer.from(one.bytes))}::bytea[], ${endorsed.map((one) => one.result)}::text[]) as t(id, tx_id, bytes, result)
+            ${bytes.at}::int[], ${bytes.size}::int[], ${endorsed.map((one) => one.result)}::text[]) as t(id, tx_id, at, size, result)
           where b.id = t.id and b.id in (select id from open) and b.bytes is null returning b.id),
         r as (update outbox set state = 'inflight' where batch in (select id from b))
         select id from b`);

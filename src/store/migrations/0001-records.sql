@@ -43,7 +43,8 @@ create table record (
   decided_at timestamptz
 );
 create unique index record_version on record (version_key);
-create index record_key on record (key, seq); -- the current version of a key too: it has few
+create index record_key on record (key, seq);
+create index record_current on record (key) where current;
 create index record_pending on record (seq) where outcome = 'pending';
 create index record_correcting on record (seq) where outcome = 'pending' and corrects;
 create index record_held on record (reason, seq) where outcome = 'quarantine';
