@@ -25,6 +25,7 @@ import { ensureInstitution } from './membership/institution.ts';
 import { createMembership } from './membership/members.ts';
 import { createMetrics } from './observe/metrics.ts';
 import { createDatabase } from './store/database.ts';
+import { unnamedVersions } from './store/documents.ts';
 import { createGatheredReads } from './store/gathered-reads.ts';
 import { sql } from './store/sql.ts';
 import { VERSION } from './version.ts';
@@ -129,6 +130,10 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       configHash: settings.config.hash,
     });
     core.observe(metrics);
+    const onIntegrity = (alarm: { document: string; version: number; reason: string }): void => {
+      log.error(alarm, 'INTEGRITY ALARM: a stored object does not match the ledger');
+      metrics.onAlarm('integrity');
+    };
 
     const smart = issuer.smartConfiguration() as { capabilities: string[]; scopes_supported: string[] };
     const facade = createFacade(
@@ -150,10 +155,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
         fresh: createFreshness({ projection, reads, maxStalenessMs }),
         allows: scopeAllows,
         readableScope,
-        onIntegrity: (alarm) => {
-          log.error(alarm, 'INTEGRITY ALARM: a stored object does not match the ledger');
-          metrics.onAlarm('integrity');
-        },
+        onIntegrity,
         onError: (error, requestId) => log.error({ requestId, ...safeError(error) }, 'a request failed'),
         clock: () => new Date(),
         cursorKey: (await custodian.purposeKey('cursors')).export(),
@@ -220,7 +222,11 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
     });
     if (serve) {
       // Nobody watches the rows that every answer rests on but this, between two runs of `ledger verify`.
-      const work = () => core.checkProjection({ signal: core.stopping, onAlarm: core.onLedgerAlarm });
+      const work = async (): Promise<void> => {
+        await core.checkProjection({ signal: core.stopping, onAlarm: core.onLedgerAlarm });
+        // A read by id tells of such a row; one that only searches leave out is found here.
+        for (const version of await unnamedVersions(database, institution)) onIntegrity({ ...version, reason: 'ENTRY_DIFFERS' });
+      };
       const checker = createSchedule({ name: 'projection check', everyMs: 3_600_000, work, log });
       closers.push(() => checker.close());
     }

@@ -98,6 +98,16 @@ export async function documentVersion(sqlOn: Sql, document: string, version: num
   return row;
 }
 
+/** Documents that the ledger lets stand while the row here names another object than its entry, or is gone; some of them where they are many. */
+export async function unnamedVersions(sqlOn: Sql, institution: string): Promise<{ document: string; version: number }[]> {
+  return sqlOn.query(sql`
+    select d.doc as document, d.version from projection.document d
+    where d.recorder = ${institution} and not d.withdrawn
+      and not exists (select 1 from document_version v where v.document = d.doc and v.version = d.version and v.ciphertext_hash = d.ciphertext_hash)
+      and not exists (select 1 from subject s where s.document = d.doc and s.withdrawn_at is not null)
+    limit 100`);
+}
+
 /** All filed versions in pages by key, for reconcile. */
 export async function documentVersionsAfter(
   sqlOn: Sql,
