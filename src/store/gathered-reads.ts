@@ -7,8 +7,10 @@ export interface GatheredReads extends Sql {
   close(): Promise<void>;
 }
 
-/** Statements under way at one time. What is asked meanwhile waits for one of them and goes together. */
-const MAX_STATEMENTS = 2;
+/** What is asked while a statement is under way goes together when it ends, or beside it where it takes longer than this. */
+const PATIENCE_MS = 5;
+/** Statements under way at one time. */
+const MAX_STATEMENTS = 3;
 /** Questions in one statement. */
 const MAX_TOGETHER = 64;
 /** Forms of questions, each prepared on each connection. */
@@ -39,8 +41,9 @@ interface Form {
  * Look-ups by id: questions of the same text that are asked at the same time are one statement, `unnest` of their values joined
  * laterally to the very text of one. Each is answered by its own values alone and from a snapshot taken after it was asked. One
  * statement costs PostgreSQL about the same for one question as for eight, and each writing to the socket wakes a backend. A
- * question alone is asked at once. Values may be strings, whole numbers and dates, which the text must cast where their type is
- * not plain; with any other a question goes alone. Where a statement fails, its questions are asked again one by one.
+ * question alone is asked at once; none waits longer than 5 ms for others, unless all connections are taken. Values may be
+ * strings, whole numbers and dates, which the text must cast where their type is not plain; with any other a question goes alone.
+ * Where a statement fails, its questions are asked again one by one.
  */
 export function createGatheredReads(options: { url: string; onError?: (error: Error) => void }): GatheredReads {
   const pool = new Pool({
@@ -60,6 +63,7 @@ export function createGatheredReads(options: { url: string; onError?: (error: Er
   const due: Form[] = [];
   let running = 0;
   let scheduled = false;
+  let timer: NodeJS.Timeout | undefined;
 
   function formOf(fragment: SqlFragment, text: string, values: readonly unknown[]): Form | undefined {
     const known = forms.get(text);
@@ -79,16 +83,23 @@ export function createGatheredReads(options: { url: string; onError?: (error: Er
   }
 
   function schedule(): void {
-    if (scheduled || running >= MAX_STATEMENTS || due.length === 0) return;
-    scheduled = true;
-    // What comes in this very turn of the loop goes together.
-    setImmediate(() => {
-      scheduled = false;
-      while (running < MAX_STATEMENTS && due.length > 0) start();
-    });
+    if (due.length === 0) return;
+    if (running === 0) {
+      if (scheduled) return;
+      scheduled = true;
+      // What comes in this very turn of the loop goes together.
+      setImmediate(() => {
+        scheduled = false;
+        start();
+      });
+    } else if (running < MAX_STATEMENTS) {
+      timer ??= setTimeout(start, PATIENCE_MS);
+    }
   }
 
   function start(): void {
+    clearTimeout(timer);
+    timer = undefined;
     const form = due.shift();
     if (form === undefined) return;
     const questions = form.waiting.splice(0, MAX_TOGETHER);
@@ -96,8 +107,10 @@ export function createGatheredReads(options: { url: string; onError?: (error: Er
     running += 1;
     void together(form, questions).finally(() => {
       running -= 1;
-      schedule();
+      // Whoever came meanwhile has waited already.
+      start();
     });
+    schedule();
   }
 
   async function together(form: Form, questions: readonly Question[]): Promise<void> {
