@@ -38,6 +38,9 @@ interface Slot {
   timer: NodeJS.Timeout | undefined;
 }
 
+/** A thread's space for new objects grows to three times as much by itself, for no gain in time. */
+const YOUNG_MB = 16;
+
 export function createRenderer(options: RendererOptions): Renderer {
   const { threads, paper = 'a4', timeoutMs = 60_000 } = options;
   const slots: Slot[] = Array.from({ length: Math.max(1, threads) }, () => ({ worker: undefined, task: undefined, timer: undefined }));
@@ -61,7 +64,7 @@ export function createRenderer(options: RendererOptions): Renderer {
     next();
   };
   const start = (slot: Slot): Worker => {
-    const worker = new Worker(new URL('./worker.ts', import.meta.url));
+    const worker = new Worker(new URL('./worker.ts', import.meta.url), { resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MB } });
     slot.worker = worker;
     worker.on('message', (reply: RenderReply) => {
       if (slot.task?.job.id !== reply.id) return;
