@@ -21,6 +21,11 @@ const MS_PER_TICK = 10;
  * server with its backends. Undefined where the system has no /proc.
  */
 export async function treeCpuMs(root: number): Promise<number | undefined> {
+  return (await treesCpuMs([root]))[0];
+}
+
+/** The same of several, by one look at all processes: reading them costs CPU of our own. */
+export async function treesCpuMs(roots: readonly number[]): Promise<(number | undefined)[]> {
   const found = new Map<number, { parent: number; ms: number }>();
   const names = await readdir('/proc').catch(() => []);
   await Promise.all(
@@ -31,10 +36,12 @@ export async function treeCpuMs(root: number): Promise<number | undefined> {
         if (one !== undefined) found.set(Number(name), one);
       }),
   );
-  if (!found.has(root)) return undefined;
-  let sum = 0;
-  for (const [pid, { ms }] of found) if (descends(found, pid, root)) sum += ms;
-  return sum;
+  return roots.map((root) => {
+    if (!found.has(root)) return undefined;
+    let sum = 0;
+    for (const [pid, { ms }] of found) if (descends(found, pid, root)) sum += ms;
+    return sum;
+  });
 }
 
 async function processCpu(pid: string): Promise<{ parent: number; ms: number } | undefined> {

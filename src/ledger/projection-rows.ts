@@ -148,7 +148,8 @@ async function writePermissions(on: Sql, writes: readonly Write[], schema: SqlFr
 
 /**
  * Entries and the documents that stand on them. Of two hashes at one (document, version, n) the first in block order stands;
- * the later one is kept and reported (protocol section 3).
+ * the later one is kept and reported (protocol section 3). The subqueries with a limit are looked up by index: without one a plan
+ * that was made while the tables were empty reads them whole at every block, until the first analyze.
  */
 async function writeEntries(on: Sql, all: readonly Write[], schema: SqlFragment): Promise<Write[]> {
   const entries = new Map<string, Write & { first: boolean }>();
@@ -173,8 +174,8 @@ async function writeEntries(on: Sql, all: readonly Write[], schema: SqlFragment)
     const inserted = await on.query<{ key: string; standing: boolean }>(sql`
       insert into ${schema}.entry (inst, pat, recorder, doc, version, n, entry_hash, clinician, category, pointer, ciphertext_hash, commitment, key_version, tx_id, block, tx, recorded_at, standing)
       select e.inst, e.pat, e.recorder, e.doc, e.version, e.n, e.entry_hash, e.clinician, e.category, e.pointer, e.ciphertext_hash, e.commitment, e.key_version,
-        e.tx_id, e.block, e.tx, e.at, e.first and not exists (select 1 from ${schema}.entry o where o.inst = e.inst and o.pat = e.pat
-          and o.recorder = e.recorder and o.doc = e.doc and o.version = e.version and o.n = e.n)
+        e.tx_id, e.block, e.tx, e.at, e.first and (select true from ${schema}.entry o where o.inst = e.inst and o.pat = e.pat
+          and o.recorder = e.recorder and o.doc = e.doc and o.version = e.version and o.n = e.n limit 1) is null
       from unnest(${part(1)}::text[], ${part(2)}::text[], ${part(3)}::text[], ${part(4)}::text[], ${part(5).map(Number)}::integer[], ${part(6).map(Number)}::integer[],
         ${part(7)}::text[], ${values.map((v) => v.clinician)}::text[], ${values.map((v) => v.category)}::text[], ${values.map((v) => v.pointer)}::text[],
         ${values.map((v) => v.ciphertextHash)}::text[], ${values.map((v) => v.commitment)}::text[], ${values.map((v) => v.keyVersion)}::integer[],
@@ -189,10 +190,11 @@ async function writeEntries(on: Sql, all: readonly Write[], schema: SqlFragment)
   await on.query(sql`
     insert into ${schema}.document (inst, pat, recorder, doc, category, version, n, ciphertext_hash, commitment, withdrawn, tx_id, block)
     select distinct on (e.recorder, e.doc) e.inst, e.pat, e.recorder, e.doc, e.category, e.version, e.n, e.ciphertext_hash, e.commitment,
-      exists (select 1 from ${schema}.state w where w.key = 'wd/' || e.inst || '/' || e.pat || '/' || e.recorder || '/' || e.doc), e.tx_id, e.block
+      (select true from ${schema}.state w where w.key = 'wd/' || e.inst || '/' || e.pat || '/' || e.recorder || '/' || e.doc limit 1) is not null, e.tx_id, e.block
     from unnest(${column(0)}::text[], ${column(1)}::text[], ${column(2)}::text[], ${column(3)}::text[]) a (inst, pat, recorder, doc)
-    join ${schema}.entry e using (inst, pat, recorder, doc)
-    where e.standing order by e.recorder, e.doc, e.version desc, e.n desc, e.block, e.tx
+    cross join lateral (select * from ${schema}.entry o where o.inst = a.inst and o.pat = a.pat and o.recorder = a.recorder and o.doc = a.doc
+      and o.standing order by o.version desc, o.n desc, o.block, o.tx limit 1) e
+    order by e.recorder, e.doc, e.version desc, e.n desc, e.block, e.tx
     on conflict (recorder, doc) do update set category = excluded.category, version = excluded.version, n = excluded.n, ciphertext_hash = excluded.ciphertext_hash,
       commitment = excluded.commitment, withdrawn = excluded.withdrawn, tx_id = excluded.tx_id, block = excluded.block
     where document.inst = excluded.inst and document.pat = excluded.pat`);

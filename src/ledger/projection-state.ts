@@ -27,7 +27,22 @@ export function projectedState(on: Sql, height?: number): StateReader {
       );
       return rows.map(({ key, value, block, tx }) => ({ key, value, version: [block, tx] as const }));
     },
+    async together(keys) {
+      const known = await newestOf(on, keys, before);
+      return { scan: this.scan, get: async (key) => (known.has(key) ? known.get(key) : this.get(key)) };
+    },
   };
+}
+
+/** Values of these keys in one query; undefined where nothing lies there. */
+async function newestOf(on: Sql, keys: readonly string[], before: number): Promise<Map<string, Versioned | undefined>> {
+  // Index lookups by key, where `distinct on` over the whole list would sort.
+  const rows = await on.query<{ key: string; value: string | null; block: number; tx: number }>(sql`
+    select s.key, s.value, s.block, s.tx from unnest(${[...keys]}::text[]) k (key) cross join lateral (select key, value, block, tx
+      from projection.state where key = k.key and block < ${before}::bigint order by block desc, tx desc limit 1) s`);
+  const found = new Map<string, Versioned | undefined>(keys.map((key) => [key, undefined]));
+  for (const { key, value, block, tx } of rows) if (value !== null) found.set(key, { value, version: [block, tx] });
+  return found;
 }
 
 /**
@@ -52,15 +67,9 @@ export class HeldValues {
   /** Fetches in one query which of these keys are not held, for transactions that will read them. */
   async fetch(on: Sql, keys: readonly string[]): Promise<void> {
     // PostgreSQL would refuse a name with U+0000 in it; a forged one must not stop us.
-    const wanted = keys.filter((key) => !this.#held.has(key) && !key.includes('\0'));
+    const wanted = [...new Set(keys)].filter((key) => !this.#held.has(key) && !key.includes('\0'));
     if (wanted.length === 0) return;
-    const rows = await on.query<{ key: string; value: string | null; block: number; tx: number }>(sql`
-      select distinct on (key) key, value, block, tx from projection.state where key = any(${wanted}::text[]) order by key, block desc, tx desc`);
-    const found = new Map(rows.map((row) => [row.key, row]));
-    for (const key of wanted) {
-      const row = found.get(key);
-      this.#hold(key, row === undefined || row.value === null ? undefined : { value: row.value, version: [row.block, row.tx] });
-    }
+    for (const [key, value] of await newestOf(on, wanted, Number.MAX_SAFE_INTEGER)) this.#hold(key, value);
   }
   /** After the block's transaction has committed. */
   applied(overlay: Overlay): void {

@@ -6,6 +6,7 @@ import { runQuery } from './contract/contract.ts';
 import type { Caller } from './contract/host.ts';
 import { Refusal } from './contract/refusals.ts';
 import type { DefinitionGuard } from './definition-guard.ts';
+import { expectedReads } from './expected-reads.ts';
 import type { Block, Ledger } from './ledger.ts';
 import { type Alarm, type Denied, denyOwners, loadDenied, raiseAlarm } from './projection-alarms.ts';
 import { writeRows, writesOf } from './projection-rows.ts';
@@ -70,9 +71,14 @@ const TABLES =
 
 type Applied = 'applied' | 'known' | 'gap';
 
-/** Keys that a block's transactions read, as far as that is plain: who enrols a patient looks whether there is one. */
+/** Keys that a block's transactions read, as far as that is plain: who writes a patient's core has looked whether there is one. */
 function likelyRead(block: Block): string[] {
-  return block.transactions.flatMap(({ writes }) => [...writes.keys()].filter((key) => key.startsWith('pat/') && key.endsWith('/core')));
+  return block.transactions
+    .filter(({ validation }) => validation === 'VALID')
+    .flatMap((transaction) => [
+      ...expectedReads(transaction),
+      ...[...transaction.writes.keys()].filter((key) => key.startsWith('pat/') && key.endsWith('/core')),
+    ]);
 }
 
 export function createProjection(options: ProjectionOptions): Projection {
@@ -110,9 +116,8 @@ export function createProjection(options: ProjectionOptions): Projection {
     const alarms: Alarm[] = [];
     const applied: AppliedBlock['transactions'][number][] = [];
     let done: (() => void) | undefined;
+    // Unforced: a lost commit of the last moments is applied again from the block.
     const outcome = await database.transaction(async (tx): Promise<Applied> => {
-      // A lost commit of the last moments is applied again from the block; every later durable commit makes this one durable too.
-      await tx.query(raw('set local synchronous_commit = off'));
       const [at] = await tx.query<{ height: number; tip: string }>(sql`select height, tip from projection.checkpoint for update`);
       if (at === undefined || at.height < block.number) return 'gap';
       if (at.height > block.number) {
@@ -144,12 +149,12 @@ export function createProjection(options: ProjectionOptions): Projection {
       await denyOwners(tx, await uncleared(tx, doubtful));
       // Only what the contract bears out: of any other anybody may have set the time.
       const own = replayed.filter(({ agrees, transaction }) => agrees && isOwn(transaction.caller)).map((one) => one.transaction.time);
-      await tx.query(sql`update projection.checkpoint set height = ${block.number + 1}, tip = ${block.hash},
-        own_seen_at = greatest(own_seen_at, ${own.sort().at(-1) ?? null}::timestamptz)`);
-      await tx.query(sql`select pg_notify(${CHANNEL}, ${String(block.number + 1)})`);
+      await tx.query(sql`with moved as (update projection.checkpoint set height = ${block.number + 1}, tip = ${block.hash},
+        own_seen_at = greatest(own_seen_at, ${own.sort().at(-1) ?? null}::timestamptz) returning height)
+        select pg_notify(${CHANNEL}, height::text) from moved`);
       done = () => held.applied(overlay);
       return 'applied';
-    });
+    }, 'unforced');
     if (outcome === 'applied') {
       done?.();
       seen = block.number + 1;

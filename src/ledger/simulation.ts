@@ -14,6 +14,8 @@ export interface StateReader {
   get(key: string): Promise<Versioned | undefined>;
   /** In the order of UTF-8 bytes. */
   scan(prefix: string): Promise<readonly (KeyValue & { readonly version: Version })[]>;
+  /** The same, with these keys fetched together, where that is cheaper than one by one. */
+  together?(keys: readonly string[]): Promise<StateReader>;
 }
 
 /** State as of the last block, with what earlier valid transactions of this block wrote laid over it. */

@@ -16,18 +16,33 @@ export function canonicalize(value: unknown): string {
 function write(value: unknown, depth: number): string {
   if (depth > MAX_DEPTH) throw new Refusal('SCHEMA', 'depth');
   if (value === null || value === true || value === false) return String(value);
-  if (typeof value === 'string') {
-    if (!value.isWellFormed()) throw new Refusal('SCHEMA', 'surrogate');
-    return JSON.stringify(value);
-  }
+  if (typeof value === 'string') return quoted(value);
   if (typeof value === 'number') {
     if (!Number.isSafeInteger(value) || Object.is(value, -0)) throw new Refusal('SCHEMA', 'number');
     return String(value);
   }
   if (Array.isArray(value)) return `[${value.map((item) => write(item, depth + 1)).join(',')}]`;
   if (typeof value !== 'object') throw new Refusal('SCHEMA', 'type');
-  const members = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
-  return `{${members.map(([name, item]) => `${write(name, depth)}:${write(item, depth + 1)}`).join(',')}}`;
+  const members = value as { readonly [member: string]: unknown };
+  const names = Object.keys(members);
+  if (!ascending(names)) names.sort((a, b) => (a < b ? -1 : a > b ? 1 : 0));
+  let text = '{';
+  for (const name of names) text += `${text === '{' ? '' : ','}${quoted(name)}:${write(members[name], depth + 1)}`;
+  return `${text}}`;
+}
+
+/** What stands between its quotes as it is. Nearly every text of a ledger does. */
+const PLAIN = /^[ !#-[\]-~]*$/;
+
+function quoted(value: string): string {
+  if (PLAIN.test(value)) return `"${value}"`;
+  if (!value.isWellFormed()) throw new Refusal('SCHEMA', 'surrogate');
+  return JSON.stringify(value);
+}
+
+function ascending(names: readonly string[]): boolean {
+  for (let i = 1; i < names.length; i++) if ((names[i - 1] as string) > (names[i] as string)) return false;
+  return true;
 }
 
 /**

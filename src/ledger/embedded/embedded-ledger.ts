@@ -4,9 +4,9 @@ import type { Database, Sql } from '../../store/database.ts';
 import { sql } from '../../store/sql.ts';
 import { runQuery } from '../contract/contract.ts';
 import type { EcJwk } from '../contract/host.ts';
-import * as keys from '../contract/keys.ts';
 import { ecJwk } from '../contract/payloads.ts';
 import { Refusal } from '../contract/refusals.ts';
+import { expectedReads } from '../expected-reads.ts';
 import type { Block, Ledger, Receipt } from '../ledger.ts';
 import { Overlay, type Proposal, readHost, type Simulated, simulate } from '../simulation.ts';
 import {
@@ -216,7 +216,7 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
   async function simulateAll(together: readonly Asked[]): Promise<void> {
     try {
       await database.transaction(async (tx) => {
-        const state = await prefetched(tx, [...new Set(together.flatMap(({ proposal }) => readBy(proposal)))]);
+        const state = await prefetched(tx, [...new Set(together.flatMap(({ proposal }) => expectedReads(proposal)))]);
         for (const { proposal, resolve, reject } of together)
           await simulate(state, proposal).then(resolve, (error) => reject(refused(error)));
       }, 'repeatable read');
@@ -362,28 +362,6 @@ function injected(fault: Waiting['fault']): Validation | undefined {
   if (fault === 'read-conflict') return 'MVCC_READ_CONFLICT';
   if (fault === 'phantom-conflict') return 'PHANTOM_READ_CONFLICT';
   return fault === 'invalid' ? 'ENDORSEMENT_POLICY_FAILURE' : undefined;
-}
-
-/** Keys that the contract will ask for, as far as that is plain: fetched together. What it asks beyond them it gets one by one. */
-function readBy({ name, args, caller }: Proposal): string[] {
-  const wanted = new Set([keys.LEDGER, keys.institutionKey(caller.institution)]);
-  try {
-    if (name === 'enrollPatient') {
-      const [, payload = ''] = (args[0] ?? '').split('.');
-      const { institution, patient } = JSON.parse(Buffer.from(payload, 'base64url').toString()) as { institution: string; patient: string };
-      wanted.add(keys.coreKey(institution, patient));
-    } else if (name === 'recordDocuments') {
-      const { entries } = JSON.parse(args[0] ?? '') as { entries: { institution: string; patient: string; category: string }[] };
-      for (const { institution, patient, category } of entries) {
-        wanted.add(keys.coreKey(institution, patient));
-        wanted.add(keys.categoryHeadKey(institution, patient, category));
-      }
-    }
-  } catch {
-    // Whatever is wrong with the argument, the contract says it.
-  }
-  // PostgreSQL would refuse a name with U+0000 in it; the contract says so itself.
-  return [...wanted].filter((key) => !key.includes('\0'));
 }
 
 function refused(error: unknown): unknown {

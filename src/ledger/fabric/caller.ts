@@ -12,8 +12,18 @@ const INSTITUTION = 'oncobridge.institution';
  * Never throws: a certificate that cannot be read names nobody, on every host alike.
  */
 export function callerOf(mspId: string, certificatePem: string): Caller {
-  return { msp: mspId, institution: institutionOf(certificatePem) };
+  let institution = read.get(certificatePem);
+  if (institution === undefined) {
+    institution = institutionOf(certificatePem);
+    if (read.size >= HELD) read.clear();
+    read.set(certificatePem, institution);
+  }
+  return { msp: mspId, institution };
 }
+
+/** Certificates already read: a channel has few gateways, and each of a server's transactions comes with its certificate. */
+const read = new Map<string, string>();
+const HELD = 1000;
 
 function institutionOf(certificatePem: string): string {
   try {

@@ -2,6 +2,7 @@ import type { Gateway } from '@hyperledger/fabric-gateway';
 import { common, peer as protos } from '@hyperledger/fabric-protos';
 import { CodedError, codeOf } from '../../errors.ts';
 import { Refusal } from '../contract/refusals.ts';
+import { expectedReads } from '../expected-reads.ts';
 import type { EndorsedTransaction, Ledger, LedgerTransaction, Receipt } from '../ledger.ts';
 import { type StateReader, simulate } from '../simulation.ts';
 import { type BlockReaderEvent, createBlockReader } from './block-reader.ts';
@@ -107,7 +108,8 @@ export async function createFabricLedger(options: FabricLedgerOptions): Promise<
   async function runLocally(view: StateReader, { name, args }: LedgerTransaction): Promise<void> {
     const time = (now?.() ?? new Date()).toISOString();
     try {
-      await simulate(view, { name, args, caller, time });
+      const proposal = { name, args, caller, time };
+      await simulate((await view.together?.(expectedReads(proposal))) ?? view, proposal);
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       if (name === ALWAYS_ASKED && !ofForm(error)) return;
