@@ -1,4 +1,4 @@
-import { codeOf } from '../errors.ts';
+import { CodedError, codeOf } from '../errors.ts';
 import type { Database, Sql } from '../store/database.ts';
 import { sql } from '../store/sql.ts';
 import { type DefinitionRow, definitionRows } from './definition-guard.ts';
@@ -21,17 +21,21 @@ export interface VerifyChannelOptions {
   rerun?: boolean;
   /** How long blocks are waited for that a receipt or the projection names and the peer does not have yet. */
   lagMs?: number;
+  /** How long a block that the peer says it has is waited for: one that joined from a snapshot never had the old ones. */
+  stallMs?: number;
   signal?: AbortSignal;
 }
 
 const MOST = 100;
 const LAG_MS = 10_000;
+const STALL_MS = 45_000;
 
 /**
  * `ledger verify` where others order the blocks (Fabric): runs everything from block 0 of the own peers again, by one code path
  * with the projection, and compares the projection's key space and every table derived from it, what it noted of definitions, its
  * checkpoint, and every receipt that the outbox has handed out, the newest first of all: a peer whose tail was cut off shows.
- * Changes nothing; needs the right to make temporary tables. Throws LEDGER_UNAVAILABLE where no peer answers.
+ * Changes nothing; needs the right to make temporary tables. Throws LEDGER_UNAVAILABLE where no peer answers, or none hands out
+ * a block that it must have.
  *
  * A transaction whose effect was ignored is a problem until its alarm is cleared.
  */
@@ -55,21 +59,36 @@ export async function verifyChannel(options: VerifyChannelOptions): Promise<Veri
   }, 'repeatable read');
 }
 
-async function readUpTo(run: Run, { ledger, signal, lagMs = LAG_MS }: VerifyChannelOptions, height: number, upTo: number): Promise<void> {
+async function readUpTo(
+  run: Run,
+  { ledger, signal, lagMs = LAG_MS, stallMs = STALL_MS }: VerifyChannelOptions,
+  height: number,
+  upTo: number,
+): Promise<void> {
   const late = new AbortController();
   let timer: NodeJS.Timeout | undefined;
+  let stall = setTimeout(() => late.abort(), stallMs);
   try {
     for await (const block of ledger.blocks(0, signal === undefined ? late.signal : AbortSignal.any([signal, late.signal]))) {
       signal?.throwIfAborted();
       await run.block(block);
       if (run.height >= upTo || !run.whole) return;
+      clearTimeout(stall);
       if (run.height >= height) timer ??= setTimeout(() => late.abort(), lagMs);
+      else stall = setTimeout(() => late.abort(), stallMs);
+    }
+    signal?.throwIfAborted();
+    if (run.height < height) {
+      throw new CodedError('LEDGER_UNAVAILABLE', {
+        diagnostics: `No configured peer hands out block ${run.height} of ${height}. One that joined from a snapshot has no older blocks: name one that has them.`,
+      });
     }
   } catch (error) {
     if (codeOf(error) !== 'LEDGER_CORRUPT') throw error;
     run.corrupt(error as Error);
   } finally {
     clearTimeout(timer);
+    clearTimeout(stall);
   }
 }
 

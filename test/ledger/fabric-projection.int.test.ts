@@ -364,6 +364,14 @@ describe('ledger verify of a channel', () => {
     }
     // Each once, of the same words.
     assert.deepEqual(alarms, Array(5).fill('projection'));
+    // A peer that joined from a snapshot has no old blocks, and its stream only waits.
+    const silent: Pick<Ledger, 'blocks' | 'height'> = {
+      height: chain.ledger.height,
+      async *blocks(_from, signal) {
+        await new Promise<void>((resolve) => signal?.addEventListener('abort', () => resolve()));
+      },
+    };
+    await assert.rejects(verify({ ledger: silent, stallMs: 50 }), (error) => codeOf(error) === 'LEDGER_UNAVAILABLE');
     // The own peer came back without its newest block: its receipt and the view know better.
     const cut = chain.raw.length - 1;
     const ledger: Pick<Ledger, 'blocks' | 'height'> = {
