@@ -182,7 +182,10 @@ function must(step: string, outcome: Outcome): void {
 }
 
 function stepFailed(step: string, outcome: Outcome): CodedError {
-  const said = outcome.said.trim().split('\n').slice(-4).join(' | ').slice(-800);
+  const lines = outcome.said.trim().split('\n');
+  // After its error `peer` prints its whole help.
+  const error = lines.findLast((line) => line.startsWith('Error: '));
+  const said = (error === undefined ? lines.slice(-4) : [error]).join(' | ').slice(-800);
   return new CodedError('FABRIC_STEP', { diagnostics: `${step}: ${said}` });
 }
 

@@ -134,7 +134,7 @@ export async function createNetwork(options: NetworkOptions): Promise<FabricNetw
 /** The network that a folder holds. Throws FABRIC_FOLDER where it holds none. */
 export async function openNetwork(folder: string, onEvent?: (event: NetworkEvent) => void): Promise<FabricNetwork> {
   if ((await readTopology(placesIn(resolve(folder)))) === undefined)
-    throw new CodedError('FABRIC_FOLDER', { diagnostics: 'No network is there.' });
+    throw new CodedError('FABRIC_FOLDER', { diagnostics: 'No network is there; `npm run fabric -- up` makes one.' });
   return network(folder, onEvent, () => Promise.reject(new CodedError('FABRIC_FOLDER', { diagnostics: 'The network is gone.' })));
 }
 
@@ -183,12 +183,14 @@ function network(folder: string, onEvent: ((event: NetworkEvent) => void) | unde
 
   async function bringUp(): Promise<void> {
     let topology = await readTopology(places);
+    if (topology === undefined && !(await isEmpty(places.root)))
+      throw new CodedError('FABRIC_FOLDER', { diagnostics: 'The folder holds something else.' });
+    // Before anything is recorded: without them there is to be no network.
+    const commands = await binaries();
     if (topology === undefined) {
-      if (!(await isEmpty(places.root))) throw new CodedError('FABRIC_FOLDER', { diagnostics: 'The folder holds something else.' });
       topology = await plan();
       await writeTopology(places, topology);
     }
-    const commands = await binaries();
     const site = (): Site => ({ binaries: commands, places, topology: recordedTopology });
     let recordedTopology = topology;
     const record = async (changed: Topology): Promise<void> => {

@@ -11,6 +11,7 @@ import { startControlServer } from '../src/cli/control-server.ts';
 import { createProgress } from '../src/cli/progress.ts';
 import { controlFile } from '../src/cli/run.ts';
 import { readSettings, shown } from '../src/cli/settings.ts';
+import { CodedError } from '../src/errors.ts';
 import { isReason, REASONS } from '../src/records/reasons.ts';
 import { copyConfig } from './demo-config.ts';
 import { exportDocuments } from './demo-export.ts';
@@ -50,6 +51,10 @@ await fabric?.endLeftNetwork(run);
 rmSync(output, { recursive: true, force: true });
 mkdirSync(run, { recursive: true, mode: 0o700 });
 
+/** What the machine lacks is for its user to install: no stack. */
+const isMissing = (error: unknown): error is CodedError =>
+  error instanceof CodedError && ['FABRIC_MISSING', 'FABRIC_BUILD'].includes(error.code);
+
 const story = createStory(process.stdout);
 const started = Date.now();
 story.title(
@@ -60,7 +65,13 @@ const simulator = await createSimulator();
 story.line('The department is two servers on this machine, with synthetic patients:');
 story.line(`  aria  the radiotherapy information system, ${simulator.aria.baseUrl}: courses and notes`);
 story.line(`  ehr   the hospital's record, ${simulator.ehr.baseUrl}: laboratory results and notes`);
-const site = await fabric?.startFoundedSite({ run, simulator, story });
+const site = await fabric?.startFoundedSite({ run, simulator, story }).catch(async (error: unknown) => {
+  await simulator.close();
+  if (!isMissing(error)) throw error;
+  rmSync(output, { recursive: true, force: true });
+  process.stderr.write(`${error.message}\n`);
+  process.exit(69);
+});
 // The sample configuration as it ships, with a data folder of the demo's own and free ports.
 const config = site?.config ?? copyConfig({ run, sample: 'embedded.yaml', simulator });
 const settings = await readSettings(config);

@@ -194,6 +194,20 @@ test('the commands, and what their exit codes say', fabricTest(), async () => {
   assert.equal(existsSync(folder), false);
 });
 
+test("without Fabric's commands: says what to install, and leaves nothing", fabricTest(), async () => {
+  const folder = await networkFolder();
+  const env = { ...process.env, FABRIC_BIN: join(scratch, 'nowhere') };
+  const up = spawnSync(process.execPath, ['network/main.ts', 'up', '--folder', folder], { cwd: root, encoding: 'utf8', env });
+  assert.equal(up.status, 69);
+  assert.match(up.stderr, /^FABRIC_MISSING: .*Install Go.*FABRIC_BIN lacks: peer, [^\n]*\n$/);
+  assert.deepEqual(await readdir(folder).catch(() => []), []);
+  const output = join(scratch, 'demo');
+  const demo = spawnSync(process.execPath, ['simulator/demo.ts', '--fabric', '--output', output], { cwd: root, encoding: 'utf8', env });
+  assert.equal(demo.status, 69);
+  assert.match(demo.stderr, /^FABRIC_MISSING: [^\n]*\n$/);
+  assert.equal(existsSync(output), false);
+});
+
 test('a folder that holds something else is left alone', fabricTest(), async () => {
   const folder = join(scratch, 'else');
   await mkdir(folder);
