@@ -14,8 +14,10 @@ export interface ScopeQuestion {
    * `direct`: only what the patient themself granted the asker, in categories of which nothing at all is denied to them now. It is
    * part of the whole scope, never more, and one look at an index for each of its conjuncts instead of a plan of fourteen parts: what
    * a read by id asks first. Whoever finds nothing in it asks for the whole.
+   * `emergency`: only what an emergency that was declared opens, and no ordinary permission, for of these the view may be too old to
+   * know the end (protocol section 5).
    */
-  extent?: 'whole' | 'direct';
+  extent?: 'whole' | 'direct' | 'emergency';
 }
 
 /** Patient to A, A to B, B to C (the contract's decision.ts). */
@@ -41,9 +43,12 @@ const PERIOD = sql`tstzrange(c.data_start, c.data_end + interval '1 millisecond'
 export function readableScope(question: ScopeQuestion): SqlFragment {
   const { actor, now, purpose, right } = question;
   const q = sql`(select ${now}::timestamptz as at, ${purpose}::text as purpose, ${right}::text as wanted) q`;
-  if (actor.kind === 'patient') return ownRecord(q, actor.institution, actor.patient);
+  if (actor.kind === 'patient') return question.extent === 'emergency' ? nothing(q) : ownRecord(q, actor.institution, actor.patient);
   if (question.extent === 'direct') return granted(q, actor);
   const member = actor.kind === 'member' ? actor.member : undefined;
+  const declared = member !== undefined && right === 'read' && isEmergency(purpose);
+  const brokenOnly = question.extent === 'emergency';
+  if (brokenOnly && !declared) return nothing(q);
   const parties = member === undefined ? sql`` : sql`cross join projection.member m`;
   const actorHolds =
     member === undefined
@@ -56,18 +61,26 @@ export function readableScope(question: ScopeQuestion): SqlFragment {
     member === undefined
       ? sql`array[${`organization:${actor.institution}`}]::text[]`
       : sql`array[${`organization:${actor.institution}`}, ${name}, 'role:' || (select role from projection.member where inst = ${actor.institution} and mem = ${member})]::text[]`;
-  const declared = member !== undefined && right === 'read' && isEmergency(purpose);
   const emergency = sql`(m.role = any(${EMERGENCY_ROLES}::text[])
       and exists (select 1 from projection.emergency e where e.inst = p.inst and e.pat = p.pat and e.member = ${name} and e.from_time <= q.at and q.at < e.until_time))`;
   const concerned = sql`exists (select 1 from projection.permission h where h.inst = p.inst and h.pat = p.pat and h.grantee = any(${grantees}))`;
-  const periods = declared ? sql`${permitted(grantees)} union all ${broken(grantees, emergency)}` : permitted(grantees);
+  const periods = brokenOnly
+    ? broken(grantees, emergency)
+    : declared
+      ? sql`${permitted(grantees)} union all ${broken(grantees, emergency)}`
+      : permitted(grantees);
+  const opened = brokenOnly ? emergency : declared ? sql`(${concerned} or ${emergency})` : concerned;
   return sql`select p.inst, p.pat, c.category, lower(c.period) as data_start, upper(c.period) - interval '1 millisecond' as data_end
   from ${q} cross join projection.institution i ${parties} cross join projection.patient p
   cross join lateral (
     with periods as (${periods}),
     live as (select category, unnest(whole) as period from periods)
     select category, period from live${right === 'read' ? sql` union all select 'core', '(,)'::tstzrange where exists (select 1 from live)` : sql``}) c
-  where ${actorHolds} and p.status = 'active' and ${declared ? sql`(${concerned} or ${emergency})` : concerned}`;
+  where ${actorHolds} and p.status = 'active' and ${opened}`;
+}
+
+function nothing(q: SqlFragment): SqlFragment {
+  return sql`select ''::text as inst, ''::text as pat, ''::text as category, null::timestamptz as data_start, null::timestamptz as data_end from ${q} where false`;
 }
 
 /** The patient themself: everything, in every category that has a key. */

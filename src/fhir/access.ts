@@ -1,9 +1,11 @@
 import type { AccessEvent } from '../audit/audit.ts';
+import { isEmergency } from '../auth/purposes.ts';
 import type { Interaction } from '../auth/scopes.ts';
 import { CodedError, codeOf } from '../errors.ts';
 import { resourcePlace } from '../store/resources.ts';
 import type { Caller, FacadeParts, PatientKey } from './ports.ts';
-import type { ReadableRow } from './readable.ts';
+import { hasEmergency, type ReadableRow } from './readable.ts';
+import { SERVED_TYPES } from './served-types.ts';
 
 /** What an operation found: its answer, and what the audit must say of it. */
 export interface Found<T> {
@@ -20,7 +22,7 @@ export interface Found<T> {
  * is committed before the answer is handed back, and the same one for hidden and missing (architecture section 8).
  */
 export async function access<T>(
-  parts: Pick<FacadeParts, 'audit' | 'allows' | 'fresh'>,
+  parts: Pick<FacadeParts, 'audit' | 'allows' | 'fresh' | 'database' | 'readableScope'>,
   caller: Caller,
   event: {
     interaction: AccessEvent['interaction'];
@@ -30,7 +32,8 @@ export async function access<T>(
     /** True for what only takes away: it is done here at once, however old the view of the ledger is. */
     evenStale?: boolean;
   },
-  work: () => Promise<Found<T>>,
+  /** Given the caller back, with `breakGlass` where only that is to be served. */
+  work: (caller: Caller) => Promise<Found<T>>,
 ): Promise<T> {
   const { actor } = caller;
   const base = {
@@ -45,8 +48,8 @@ export async function access<T>(
   let found: Found<T>;
   try {
     for (const need of event.needs) if (!parts.allows(actor, need.type, need.interaction)) throw new CodedError('FORBIDDEN');
-    if (event.evenStale !== true && !(await parts.fresh(actor))) throw new CodedError('STALE', { retryAfterSeconds: 15 });
-    found = await work();
+    if (event.evenStale === true || (await parts.fresh())) found = await work(caller);
+    else found = await throughTheGlass(parts, caller, event.type, work);
   } catch (error) {
     const reason = codeOf(error) ?? 'INTERNAL';
     const outcome = reason === 'NOT_FOUND' || reason === 'FORBIDDEN' ? 'denied' : 'failed';
@@ -62,6 +65,27 @@ export async function access<T>(
     ...(found.height !== undefined && found.height !== null ? { decision: { height: found.height } } : {}),
   });
   return found.answer;
+}
+
+/**
+ * While the view of the ledger is too old: what an emergency opens that the caller declared before, and of everything else, hidden
+ * and missing alike, that it cannot be said now (protocol section 5).
+ */
+async function throughTheGlass<T>(
+  parts: Pick<FacadeParts, 'database' | 'readableScope'>,
+  caller: Caller,
+  type: string,
+  work: (caller: Caller) => Promise<Found<T>>,
+): Promise<Found<T>> {
+  const stale = new CodedError('STALE', { retryAfterSeconds: 15 });
+  // Permissions and the audit trail are the view itself.
+  if (!isEmergency(caller.actor.purpose) || SERVED_TYPES.get(type)?.shelf === 'ledger') throw stale;
+  if (!(await hasEmergency(parts, caller))) throw stale;
+  try {
+    return await work({ ...caller, breakGlass: true });
+  } catch (error) {
+    throw codeOf(error) === 'NOT_FOUND' ? stale : error;
+  }
 }
 
 /** The text of a row: opened where it is sealed. */

@@ -17,6 +17,8 @@ export interface Caller {
   now: Date;
   /** Path and query (or form) as sent, for the audit, which keeps it sealed. */
   query?: string;
+  /** The view of the ledger is too old: only what a declared emergency opens is in scope. */
+  breakGlass?: true;
 }
 
 export interface PatientKey {
@@ -88,8 +90,8 @@ export interface FacadeParts {
   auditEvents: AuditEventPort;
   /** The actor of a bearer token; throws UNAUTHENTICATED. */
   verifyToken(token: string): Promise<Actor>;
-  /** Whether the projection may answer (protocol, section 5); break-glass is the implementer's to let through. */
-  fresh(actor: Actor): boolean | Promise<boolean>;
+  /** Whether the projection may answer (protocol, section 5). Where it may not, only break-glass is served: `access`. */
+  fresh(): boolean | Promise<boolean>;
   /** Whether the token's scopes allow this at all, decided from the request alone: `scopeAllows` of src/auth/scopes.ts. */
   allows(actor: Actor, type: string, interaction: Interaction): boolean;
   /** The readable scope; `src/consent/readable-scope.ts` in production. */

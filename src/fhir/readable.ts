@@ -1,3 +1,4 @@
+import type { ScopeQuestion } from '../consent/readable-scope.ts';
 import { CodedError } from '../errors.ts';
 import { raw, type SqlFragment, sql } from '../store/sql.ts';
 import type { Caller, FacadeParts } from './ports.ts';
@@ -42,7 +43,7 @@ function rowsOf(
   extent: 'whole' | 'direct',
   standing: (r: SqlFragment) => SqlFragment,
 ): Readable {
-  const scope = parts.readableScope({ actor: caller.actor, purpose: caller.actor.purpose, right: 'read', now: caller.now, extent });
+  const scope = parts.readableScope({ ...scopeQuestion(caller), extent: caller.breakGlass === true ? 'emergency' : extent });
   // Asked about twice in the directory; inlined all the same, so that a read by id probes only its own patient's permissions.
   const cte = sql`scope as not materialized (${scope})`;
   if (shelf === 'document') return { cte, from: sql`from resource r where ${documentRow(raw('r'), standing)}` };
@@ -54,6 +55,19 @@ function rowsOf(
       or exists (select 1 from projection.institution i where i.inst = r.id)
       or exists (select 1 from resource x where x.elements @> array['>' || r.type || '/' || r.id] and (${patientRow(raw('x'))} or ${documentRow(raw('x'), stands)})))`,
   };
+}
+
+function scopeQuestion({ actor, now }: Caller): ScopeQuestion {
+  return { actor, purpose: actor.purpose, right: 'read', now };
+}
+
+/**
+ * Whether an emergency that this caller declared opens anybody's record now: what is asked where the view of the ledger is too old
+ * for everything else (protocol section 5).
+ */
+export async function hasEmergency(parts: Pick<FacadeParts, 'database' | 'readableScope'>, caller: Caller): Promise<boolean> {
+  const scope = parts.readableScope({ ...scopeQuestion(caller), extent: 'emergency' });
+  return (await parts.database.query(sql`select 1 from (${scope}) opened limit 1`)).length > 0;
 }
 
 /** Readable by the person and by holders of any live read permission on them. */

@@ -255,9 +255,9 @@ export function createSearcher(parts: FacadeParts, settings: FacadeSettings): Se
 
   return {
     search: (caller, type, pairs, { lenient }) =>
-      access(parts, caller, { interaction: 'search-type', needs: [{ type, interaction: 's' }], type }, () => {
+      access(parts, caller, { interaction: 'search-type', needs: [{ type, interaction: 's' }], type }, (as) => {
         if (!isSearchable(type)) throw new CodedError('NOT_FOUND');
-        return work(caller, type, pairs, lenient);
+        return work(as, type, pairs, lenient);
       }),
   };
 }

@@ -284,3 +284,30 @@ test('who asks together with others finds what they would find alone', async (t)
   );
   assert.ok(rows > 50, `only ${rows} found anything`);
 });
+
+test('what an emergency alone opens is what the decision permits for that reason, and nothing that a permission opens', async (t) => {
+  const { database, url } = await withTestDatabase();
+  const client = await connect(url);
+  t.after(() => client.end());
+  let opened = 0;
+  for (const [round, world] of fc.sample(worlds(20, 40), { numRuns: 8, seed: SEED + 3 }).entries()) {
+    await writeWorld(database, world);
+    const state = decisionState(world);
+    const emergencies = actors.flatMap((actor) =>
+      ['BTG', 'TREAT'].flatMap((purpose) => [0, 3, 6].map((moment): Asked => ({ actor, purpose, right: 'read', now: at(moment) }))),
+    );
+    for (const q of [...fc.sample(asked, { numRuns: 12, seed: SEED + round }), ...emergencies]) {
+      const because = (p: { inst: string; pat: string }) =>
+        CATEGORIES.some((of) => {
+          const { decision, reason } = decide(state, questionOf(q, p, of));
+          return decision === 'permit' && reason === 'EMERGENCY';
+        });
+      const patients = new Set(world.patients.filter(because).map((p) => `${p.inst}/${p.pat}`));
+      const expected = [...expectedScope(world, state, q)].filter(([key]) => patients.has(key.split('/').slice(0, 2).join('/')));
+      const found = await scopeOf(client, { ...q, extent: 'emergency' });
+      assert.deepEqual(sorted(found), sorted(new Map(expected)), `seed ${SEED}`);
+      opened += found.size;
+    }
+  }
+  assert.ok(opened > 50, `only ${opened} were opened`);
+});

@@ -470,6 +470,16 @@ describe('errors', () => {
       const stale = await get(`/fhir/${path}`).expect(503);
       assert.ok(Number(stale.headers['retry-after']) > 0);
     }
+    // Break-glass: what an emergency opens that was declared before, and only for who says so; the rest cannot be said now.
+    const broken = ['Observation/obs-l1-0', 'Observation?patient=pat-beat', 'Binary/pdf-l1'];
+    for (const path of broken) await get(`/fhir/${path}`, 'breaker').expect(503);
+    world.state.declared.add('mem-clinician');
+    for (const path of broken) {
+      await get(`/fhir/${path}`, 'breaker').expect(200);
+      await get(`/fhir/${path}`).expect(503);
+    }
+    for (const path of ['Observation/none', 'Consent', 'AuditEvent']) await get(`/fhir/${path}`, 'breaker').expect(503);
+    world.state.declared.clear();
     world.state.fresh = true;
     world.state.auditFails = true;
     const unaudited = await get('/fhir/Observation/obs-l1-0').expect(503);

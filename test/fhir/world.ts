@@ -44,7 +44,7 @@ export interface World {
   actors: Map<string, Actor>;
   consents: ServedResource[];
   auditEvents: ServedResource[];
-  state: { fresh: boolean; now: Date; auditFails: boolean; deny: Set<string> };
+  state: { fresh: boolean; now: Date; auditFails: boolean; deny: Set<string>; declared: Set<string> };
   grant(token: string, pat: string, category: string, data?: { start?: string; end?: string }): Promise<void>;
   revoke(token: string, pat: string, category?: string): Promise<void>;
   patient(pat: string, text: object): Promise<void>;
@@ -118,11 +118,12 @@ export async function createWorld(
   const logged: string[] = [];
   const actors = new Map<string, Actor>([
     ['clinician', member('clinician')],
+    ['breaker', { ...member('clinician'), purpose: 'BTG' }],
     ['stranger', member('stranger')],
   ]);
   const consents: ServedResource[] = [];
   const auditEvents: ServedResource[] = [];
-  const state = { fresh: true, now: NOW, auditFails: false, deny: new Set<string>() };
+  const state = { fresh: true, now: NOW, auditFails: false, deny: new Set<string>(), declared: new Set<string>() };
   const parts: FacadeParts = {
     database,
     reads,
@@ -145,9 +146,9 @@ export async function createWorld(
     },
     fresh: () => state.fresh,
     allows: (actor, type, interaction) => scopeAllows(actor, type, interaction) && !state.deny.has(`${type}.${interaction}`),
-    readableScope: ({ actor }) => {
+    readableScope: ({ actor, extent }) => {
       const id = actor.kind === 'patient' ? actor.patient : actor.kind === 'member' ? actor.member : actor.institution;
-      return sql`select g.inst, g.pat, g.category, g.data_start, g.data_end from test_grant g where g.actor = ${id}`;
+      return sql`select g.inst, g.pat, g.category, g.data_start, g.data_end from test_grant g where g.actor = ${id} and ${extent !== 'emergency' || state.declared.has(id)}`;
     },
     consents: {
       async createConsent(_actor, resource) {
