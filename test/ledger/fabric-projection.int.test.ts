@@ -368,6 +368,7 @@ describe('ledger verify of a channel', () => {
     const silent: Pick<Ledger, 'blocks' | 'height'> = {
       height: chain.ledger.height,
       async *blocks(_from, signal) {
+        yield* [];
         await new Promise<void>((resolve) => signal?.addEventListener('abort', () => resolve()));
       },
     };
