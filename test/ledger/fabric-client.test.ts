@@ -124,6 +124,15 @@ describe('the failure table', () => {
       ],
       ['LEDGER_MISMATCH', failure(10, 'failed', ['OtherMSP', 'chaincode response 500, REFUSED SEQUENCE_STALE'])],
       ['LEDGER_MISMATCH', failure(10, 'failed to assemble transaction: ProposalResponsePayloads do not match')],
+      [
+        'LEDGER_MISMATCH',
+        failure(
+          10,
+          'failed to collect enough transaction endorsements, see attached details for more info',
+          [OWN, 'ProposalResponsePayloads do not match'],
+          ['ThirdMSP', 'ProposalResponsePayloads do not match'],
+        ),
+      ],
       ['INTERNAL', failure(10, 'failed', [OWN, 'chaincode response 500, FAILED HOST_RULE'])],
       ['LEDGER_UNAVAILABLE', failure(10, 'failed to collect enough transaction endorsements', ['OtherMSP', 'connection refused'])],
       ['LEDGER_UNAVAILABLE', failure(9, 'no combination of peers can be derived which satisfy the endorsement policy')],

@@ -56,7 +56,8 @@ const FAILED = /chaincode response \d+, (FAILED \w+)/;
 
 /** Endorsers do not agree with one another: worth asking again, for one may be a block behind. */
 function endorsersDisagree(failure: GrpcFailure): boolean {
-  return /do not match/.test(failure.message) || failure.details.some(({ message }) => REFUSED.test(message));
+  // In the message where one peer dissents, in the details where every plan of the gateway failed.
+  return /do not match/.test(textOf(failure)) || failure.details.some(({ message }) => REFUSED.test(message));
 }
 
 export function evaluateFailure(error: unknown): CodedError {
