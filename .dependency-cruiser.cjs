@@ -32,7 +32,7 @@ module.exports = {
     { name: 'fhir-not-pipeline', severity: 'error', from: { path: '^src/fhir/' }, to: { path: '^src/pipeline/' } },
     { name: 'only-cli-and-app-know-all', severity: 'error', from: { path: '^src/', pathNot: '^src/(cli/|main\\.ts|app\\.ts|app/)' }, to: { path: '^src/(cli/|main\\.ts|app\\.ts|app/)' } },
     { name: 'src-not-simulator', severity: 'error', from: { path: '^src/', pathNot: '^src/cli/' }, to: { path: '^(simulator|bench|test|network|chaincode)/' } },
-    only('network-stands-alone', '^network/', '^src/(errors|ids)\\.ts|^src/store/folder-lock\\.ts|^src/cli/run\\.ts|^src/ledger/fabric/connection\\.ts', 'It runs any chaincode, and knows no client but the shape of a connection.'),
+    only('network-stands-alone', '^network/', '^src/(errors|ids)\\.ts|^src/store/(folder-lock|process-alive)\\.ts|^src/cli/run\\.ts|^src/ledger/fabric/connection\\.ts', 'It runs any chaincode, and knows no client but the shape of a connection.'),
   ],
   options: {
     doNotFollow: { path: 'node_modules' },

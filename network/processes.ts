@@ -4,6 +4,7 @@ import { request } from 'node:http';
 import { connect } from 'node:net';
 import { join, sep } from 'node:path';
 import { CodedError } from '../src/errors.ts';
+import { isAlive } from '../src/store/process-alive.ts';
 
 /** Stands in the environment of every process of a network: what proves that a pid is still ours. */
 const MARK = 'ONCOBRIDGE_FABRIC_NODE';
@@ -67,16 +68,6 @@ async function belongsTo(pid: number, folder: string): Promise<boolean> {
 async function isMarked(pid: number): Promise<boolean> {
   if (process.platform === 'linux') return (await readFile(`/proc/${pid}/environ`, 'latin1').catch(() => '')).includes(`${MARK}=`);
   return spawnSync('ps', ['eww', '-o', 'command=', '-p', String(pid)], { encoding: 'utf8' }).stdout?.includes(`${MARK}=`) ?? false;
-}
-
-/** A zombie is not alive: it only waits for its parent to ask for its exit code. */
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 /** Starts a process that outlives us, in a session of its own; its pid is noted in its folder. */

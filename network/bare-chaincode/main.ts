@@ -2,20 +2,8 @@
  * The barest chaincode: puts and gets and nothing else. The bench measures the contract against it, and the tests of the
  * network need no more.
  */
-import { readFileSync } from 'node:fs';
-import { parseArgs } from 'node:util';
 import shim from 'fabric-shim';
-
-const { values } = parseArgs({
-  options: {
-    address: { type: 'string' },
-    id: { type: 'string' },
-    'tls-key': { type: 'string' },
-    'tls-cert': { type: 'string' },
-    'tls-client-ca': { type: 'string' },
-  },
-});
-const file = (path: string | undefined): Buffer => readFileSync(path ?? '');
+import { serverOptions } from '../../chaincode/server-options.ts';
 
 type Stub = Parameters<Parameters<typeof shim.Shim.server>[0]['Invoke']>[0];
 
@@ -47,12 +35,6 @@ const server = shim.Shim.server(
       }
     },
   },
-  {
-    ccid: values.id ?? '',
-    address: values.address ?? '127.0.0.1:0',
-    ...(values['tls-key'] === undefined
-      ? { tlsProps: undefined as never }
-      : { tlsProps: { key: file(values['tls-key']), cert: file(values['tls-cert']), clientCACerts: file(values['tls-client-ca']) } }),
-  },
+  await serverOptions(),
 );
 await server.start();

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { createInterface } from 'node:readline';
 import { CodedError } from '../errors.ts';
+import { isAlive } from '../store/process-alive.ts';
 import type { ControlFile, ControlLine } from './control-server.ts';
 import type { Operations } from './operations.ts';
 
@@ -13,10 +14,10 @@ export async function findServer(file: string): Promise<ControlFile | undefined>
   let control: ControlFile;
   try {
     control = JSON.parse(await readFile(file, 'utf8')) as ControlFile;
-    process.kill(control.pid, 0);
   } catch {
     return undefined;
   }
+  if (!isAlive(control.pid)) return undefined;
   try {
     await call(control, 'ping', {}, () => {}, PING_MS);
     return control;

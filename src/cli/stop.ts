@@ -1,4 +1,5 @@
 import type { Command } from 'commander';
+import { isAlive } from '../store/process-alive.ts';
 import { findServer, remoteOperations } from './control-client.ts';
 import { controlFile, type GlobalOptions, PROBLEMS, print } from './run.ts';
 import { readSettings } from './settings.ts';
@@ -24,13 +25,4 @@ export function addStopCommand(program: Command): void {
       print(options.json, { stopped, pid: server.pid }, () => (stopped ? 'Stopped.' : 'It is still stopping.'));
       if (!stopped) process.exitCode = PROBLEMS;
     });
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
 }

@@ -49,7 +49,7 @@ export async function access<T>(
   try {
     for (const need of event.needs) if (!parts.allows(actor, need.type, need.interaction)) throw new CodedError('FORBIDDEN');
     if (event.evenStale === true || (await parts.fresh())) found = await work(caller);
-    else found = await throughTheGlass(parts, caller, event.type, work);
+    else found = await whileStale(parts, caller, event.type, work);
   } catch (error) {
     const reason = codeOf(error) ?? 'INTERNAL';
     const outcome = reason === 'NOT_FOUND' || reason === 'FORBIDDEN' ? 'denied' : 'failed';
@@ -71,7 +71,7 @@ export async function access<T>(
  * While the view of the ledger is too old: what an emergency opens that the caller declared before, and of everything else, hidden
  * and missing alike, that it cannot be said now (protocol section 5).
  */
-async function throughTheGlass<T>(
+async function whileStale<T>(
   parts: Pick<FacadeParts, 'database' | 'readableScope'>,
   caller: Caller,
   type: string,
@@ -82,7 +82,7 @@ async function throughTheGlass<T>(
   if (!isEmergency(caller.actor.purpose) || SERVED_TYPES.get(type)?.shelf === 'ledger') throw stale;
   if (!(await hasEmergency(parts, caller))) throw stale;
   try {
-    return await work({ ...caller, breakGlass: true });
+    return { ...(await work({ ...caller, breakGlass: true })), reason: 'EMERGENCY' };
   } catch (error) {
     throw codeOf(error) === 'NOT_FOUND' ? stale : error;
   }

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { link, open, readFile, stat, unlink } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isAlive } from './process-alive.ts';
 
 /** Which process: a pid alone is reused, in a container at once, so start time and boot stand beside it. */
 interface Holder {
@@ -30,7 +31,7 @@ export async function takePidLock(path: string): Promise<{ release(): Promise<vo
       if (await links(temporary, path)) return { release: () => release(path, own) };
       const found = await readFile(path, 'utf8').catch(() => undefined);
       if (found === undefined) continue;
-      if (await isAlive(found)) return { heldBy: `Its process id is ${parse(found)?.pid ?? 'unknown'}.` };
+      if (await isHeld(found)) return { heldBy: `Its process id is ${parse(found)?.pid ?? 'unknown'}.` };
       await removeStale(path, found);
     }
     return { heldBy: `The lock file ${path} cannot be taken.` };
@@ -82,14 +83,10 @@ function parse(text: string): Holder | undefined {
   }
 }
 
-async function isAlive(text: string): Promise<boolean> {
+async function isHeld(text: string): Promise<boolean> {
   const holder = parse(text);
   if (holder === undefined) return false;
-  try {
-    process.kill(holder.pid, 0);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false;
-  }
+  if (!isAlive(holder.pid)) return false;
   const now = await holderOf(holder.pid);
   // Where the system tells neither, the pid alone counts.
   return (holder.boot === '' || now.boot === holder.boot) && (holder.started === '' || now.started === holder.started);

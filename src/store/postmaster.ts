@@ -3,6 +3,7 @@ import { open, readdir, readFile, readlink, realpath, rename, rm, stat } from 'n
 import { basename, join } from 'node:path';
 import { Client } from 'pg';
 import { ids, type Launcher, type PostgresBinaries } from './postgres-binaries.ts';
+import { isAlive } from './process-alive.ts';
 
 /** What `postmaster.pid` says: pid, and the server's own word on its state. */
 export interface PostmasterFile {
@@ -25,14 +26,7 @@ export async function readPostmasterFile(data: string): Promise<PostmasterFile |
  * so the program and its working directory are looked at; a zombie has neither.
  */
 export async function servesFolder(pid: number, data: string): Promise<boolean> {
-  if (process.platform !== 'linux') {
-    try {
-      process.kill(pid, 0);
-      return true;
-    } catch {
-      return false;
-    }
-  }
+  if (process.platform !== 'linux') return isAlive(pid);
   try {
     const [cwd, exe, folder] = await Promise.all([readlink(`/proc/${pid}/cwd`), readlink(`/proc/${pid}/exe`), realpath(data)]);
     return cwd === folder && basename(exe).startsWith('postgres');

@@ -6,6 +6,7 @@ import { after, test } from 'node:test';
 import { canHaveBinaries } from '../../network/binaries.ts';
 import { createNetwork, type FabricNetwork, type NetworkOptions, openNetwork } from '../../network/network.ts';
 import { newId } from '../../src/ids.ts';
+import { isAlive } from '../../src/store/process-alive.ts';
 
 /** Three institutions, the first of them ours in most tests. */
 export interface TestNetwork extends FabricNetwork {
@@ -77,15 +78,6 @@ async function remove(folder: string): Promise<void> {
     () => {},
   );
   await rm(folder, { recursive: true, force: true });
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 after(async () => {

@@ -476,6 +476,7 @@ describe('errors', () => {
     world.state.declared.add('mem-clinician');
     for (const path of broken) {
       await get(`/fhir/${path}`, 'breaker').expect(200);
+      assert.deepEqual([world.audited.at(-1)?.outcome, world.audited.at(-1)?.reason], ['permitted', 'EMERGENCY']);
       await get(`/fhir/${path}`).expect(503);
     }
     for (const path of ['Observation/none', 'Consent', 'AuditEvent']) await get(`/fhir/${path}`, 'breaker').expect(503);

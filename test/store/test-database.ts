@@ -8,6 +8,7 @@ import { createDatabase, type Database } from '../../src/store/database.ts';
 import { createEmbeddedPostgres, type EmbeddedPostgres } from '../../src/store/embedded-postgres.ts';
 import { lockFolder } from '../../src/store/folder-lock.ts';
 import { migrate, readMigrations } from '../../src/store/migrate.ts';
+import { isAlive } from '../../src/store/process-alive.ts';
 
 export interface TestDatabase {
   url: string;
@@ -120,12 +121,8 @@ async function otherUsers(): Promise<string[]> {
   const live: string[] = [];
   for (const name of await readdir(users)) {
     if (name === String(process.pid)) continue;
-    try {
-      process.kill(Number(name), 0);
-      live.push(name);
-    } catch {
-      await rm(join(users, name), { force: true });
-    }
+    if (isAlive(Number(name))) live.push(name);
+    else await rm(join(users, name), { force: true });
   }
   return live;
 }
