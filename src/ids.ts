@@ -17,7 +17,9 @@ export type IdKind =
   | 'req'
   | 'emg'
   | 'put'
-  | 'run';
+  | 'run'
+  | 'lnk'
+  | 'end';
 
 const BASE32 = 'abcdefghijklmnopqrstuvwxyz234567';
 const ID_BYTES = 16;

@@ -1,0 +1,96 @@
+-- Between institutions (protocol sections 6 to 8): what another institution's patient let us have. A patient of theirs is named by
+-- (inst, pat) as on the ledger; their own pseudonym here (`own_pat`) never stands beside it anywhere else.
+
+-- One-time codes, made here for our own patient, who carries one into a grant at the other institution.
+create table link_code (
+  link text primary key,                  -- lnk-…
+  pat text not null references patient,   -- our own patient
+  clinician text not null,                -- mem-… whom it is meant for
+  secret_hash text not null unique,       -- SHA-256 of the 128-bit secret, which is kept nowhere
+  expires_at timestamptz not null,
+  created_by text not null,               -- mem-… of the registrar or clinician, or the patient
+  created_at timestamptz not null default now(),
+  closed_at timestamptz                   -- taken back by a person
+);
+create index link_code_pat on link_code (pat);
+-- The other institution's patient that a code was presented by first. Nothing of theirs is fetched before there is a row, and nothing is
+-- served before `confirmed`: name and birth date in what was fetched are our own patient's.
+create table patient_link (
+  inst text not null, pat text not null,  -- theirs
+  link text not null unique references link_code,
+  own_pat text not null references patient,
+  state text not null check (state in ('bound', 'confirmed', 'held', 'rejected')),
+  bound_at timestamptz not null default now(),
+  decided_at timestamptz, decided_by text, -- mem-… where a person decided
+  detail bytea,                           -- sealed (row key of the holder's core, place link/<link>): what differs, and a person's reason
+  primary key (inst, pat)
+);
+create index patient_link_own on patient_link (own_pat);
+
+-- A category of a patient of theirs on which anybody here has, or had until just now, a permission.
+create table shared_category (
+  inst text not null, pat text not null, category text not null,
+  state text not null check (state in ('waiting', 'live', 'refused', 'ending')),
+  code text,                              -- coded error: why it waits or was refused
+  statement text,                         -- identity of the permission or key version that was refused: not looked at again
+  attempts integer not null default 0, retry_at timestamptz,
+  noticed_at timestamptz not null default now(),
+  primary key (inst, pat, category)
+);
+create index shared_category_due on shared_category (retry_at) where state in ('waiting', 'ending');
+-- Private halves of their category keys, out of envelopes; sealed under the holder's row key of the category.
+create table shared_key (
+  inst text not null, pat text not null, category text not null, version integer not null,
+  jwk bytea not null,                     -- place shared-key/<version>
+  primary key (inst, pat, category, version)
+);
+-- An entry of theirs that is wanted here and not held yet: the newest of its document.
+create table shared_object (
+  recorder text not null, document text not null,
+  version integer not null, n integer not null,
+  inst text not null, pat text not null, category text not null,
+  state text not null default 'wanted' check (state in ('wanted', 'missing', 'refused')), -- missing: still so after n tries
+  code text, attempts integer not null default 0, retry_at timestamptz not null default now(),
+  wanted_at timestamptz not null default now(),
+  primary key (recorder, document)
+);
+create index shared_object_due on shared_object (retry_at);
+create index shared_object_of on shared_object (inst, pat, category);
+-- What is held: our copy of the ciphertext lies under our own prefix, its document key under our own key of the holder's category.
+create table shared_version (
+  recorder text not null, document text not null, version integer not null, n integer not null,
+  inst text not null, pat text not null, category text not null,
+  pointer text not null,                  -- <our inst>/<sha256>
+  origin text not null,                   -- theirs, as the entry names it
+  ciphertext_hash text not null, commitment text not null, key_version integer not null,
+  size_bytes integer not null, manifest_hash text not null,
+  header bytea not null,                  -- sealed inner header, place header/<document>/<version>
+  wrap text not null,                     -- DocumentKeyWrap.toInstitution of ours
+  fetched_at timestamptz not null default now(),
+  primary key (recorder, document, version)
+);
+create index shared_version_of on shared_version (inst, pat, category);
+create index shared_version_pointer on shared_version (pointer);
+-- What was ended and deleted, for the privacy officer; an audit event of the same moment is in the anchored tree.
+create table sharing_end (
+  id text primary key,                    -- end-…
+  inst text not null, pat text not null, category text not null,
+  document text,                          -- null: the whole category
+  cause text not null check (cause in ('revoked', 'renounced', 'expired', 'withdrawn', 'erased', 'rejected')),
+  block bigint,                           -- of what ended it, where it stands on the ledger
+  ended_at timestamptz not null,          -- when it ended; denied from then on
+  deleted_at timestamptz not null default now(),
+  documents integer not null, rows integer not null, objects integer not null, bytes bigint not null, keys integer not null,
+  held integer not null                   -- sealed copies that a legal hold keeps; nobody can read them
+);
+create table legal_hold (
+  inst text not null, pat text not null, category text not null,
+  by text not null,                       -- mem-… of the privacy officer
+  reason bytea not null,                  -- sealed under the purpose key legal-hold, place hold/<inst>/<pat>/<category>
+  placed_at timestamptz not null default now(), lifted_at timestamptz,
+  primary key (inst, pat, category)
+);
+-- Sealed copies that a hold keeps after their keys are gone.
+create table held_object (pointer text primary key, inst text not null, pat text not null, category text not null, document text not null, version integer not null, since timestamptz not null default now());
+-- The newest block whose permissions, keys and entries were looked at.
+create table sharing_cursor (one boolean primary key default true check (one), block bigint not null);
