@@ -44,11 +44,12 @@ export async function announcePuts(sqlOn: Sql, names: readonly string[]): Promis
   await sqlOn.query(sql`insert into puts (name) select unnest(${names}::text[]) on conflict (name) do update set at = now()`);
 }
 
-/** Objects put longer ago than this that no document version points at, nor an entry of the ledger whose document version is missing here. */
+/** Objects put longer ago than this that no document version or kept envelope points at, nor an entry of the ledger whose document version is missing here. */
 export async function orphanPuts(sqlOn: Sql, olderThanMs: number): Promise<string[]> {
   const rows = await sqlOn.query<{ name: string }>(sql`
     select name from puts where at < now() - ${olderThanMs} * interval '1 ms'
       and not exists (select 1 from document_version d where d.pointer = puts.name)
+      and not exists (select 1 from device_envelope v where v.name = puts.name)
       and not exists (select 1 from projection.entry e where e.pointer = puts.name
         and not exists (select 1 from document_version d where d.document = e.doc and d.version = e.version))`);
   return rows.map((row) => row.name);

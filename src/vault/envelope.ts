@@ -2,27 +2,35 @@ import type { KeyObject } from 'node:crypto';
 import { CompactEncrypt, compactDecrypt, decodeProtectedHeader, importJWK, type JWK } from 'jose';
 import { CodedError } from '../errors.ts';
 import type { PublicJwk } from './custodian.ts';
+import { padded } from './sealed-object-format.ts';
 
 /** The private halves of one category key's versions (protocol section 6). */
 export interface EnvelopeContent {
   patient: { institution: string; patient: string };
   category: string;
   keys: readonly { version: number; jwk: JWK }[];
+  /** Text of the one-time code that the grant carries (protocol section 8); it stands inside the encrypted part only. */
+  link?: string;
 }
 
 /** The `typ` of the protected header; a new form of envelope gets a new one. */
 const ENVELOPE_TYPE = 'oncobridge-envelope+jwe';
 /** A category key has few versions; what is longer did not come from us. */
-const MAX_ENVELOPE_LENGTH = 256 * 1024;
+export const MAX_ENVELOPE_LENGTH = 256 * 1024;
+/** What is wrapped fills whole steps of this many bytes: a code, or a few versions more or less, do not show in the size. */
+const STEP_BYTES = 2048;
 
 /**
  * Wraps a category key's private halves to a recipient: compact JWE, `ECDH-ES+A256KW` and `A256GCM`, content a JWK set
  * (RFC 7517 section 5). The protected header names patient, category, versions and the recipient's thumbprint (`kid`),
- * so that a store's envelope cannot be shown as another.
+ * so that a store's envelope cannot be shown as another. Blanks after the JSON fill it up.
  */
 export async function sealEnvelope(content: EnvelopeContent, recipient: PublicJwk & { kid: string }): Promise<string> {
   const keys = content.keys.map(({ version, jwk }) => ({ ...jwk, kid: String(version) }));
-  return new CompactEncrypt(Buffer.from(JSON.stringify({ keys })))
+  const text = JSON.stringify(content.link === undefined ? { keys } : { keys, link: content.link });
+  const bytes = Buffer.byteLength(text);
+  const filled = Math.ceil(padded(bytes) / STEP_BYTES) * STEP_BYTES;
+  return new CompactEncrypt(Buffer.from(text + ' '.repeat(filled - bytes)))
     .setProtectedHeader({
       alg: 'ECDH-ES+A256KW',
       enc: 'A256GCM',
@@ -57,12 +65,28 @@ export async function openEnvelope(
       keyManagementAlgorithms: ['ECDH-ES+A256KW'],
       contentEncryptionAlgorithms: ['A256GCM'],
     });
-    const set = JSON.parse(Buffer.from(plaintext).toString('utf8')) as { keys: (JWK & { kid: string })[] };
+    const set = JSON.parse(Buffer.from(plaintext).toString('utf8')) as { keys: (JWK & { kid: string })[]; link?: unknown };
     const keys = set.keys.map(({ kid, ...jwk }) => ({ version: Number(kid), jwk }));
     if (JSON.stringify(keys.map((key) => key.version)) !== JSON.stringify(header['versions'])) throw new Error('other versions');
-    return { patient: expect.patient, category: expect.category, keys };
+    const { link } = set;
+    if (link !== undefined && typeof link !== 'string') throw new Error('another form');
+    return { patient: expect.patient, category: expect.category, keys, ...(link === undefined ? {} : { link }) };
   } catch {
     // The cause stays out of the error: it could tell which check failed to who forged it.
     throw new CodedError('SEAL_BROKEN', { diagnostics: 'An envelope does not open.' });
+  }
+}
+
+/** Whether an envelope's protected header, which anybody can read, is that of an envelope of this category to this key. */
+export function isEnvelopeTo(envelope: string, expect: Pick<EnvelopeContent, 'patient' | 'category'> & { recipient: string }): boolean {
+  try {
+    const { alg, enc, typ, kid, patient, category } = decodeProtectedHeader(envelope) as Record<string, unknown>;
+    const { institution, patient: name } = expect.patient;
+    const wanted = ['ECDH-ES+A256KW', 'A256GCM', ENVELOPE_TYPE, expect.recipient, [institution, name], expect.category];
+    const parts = envelope.split('.');
+    const isCompact = parts.length === 5 && parts.every((part) => /^[A-Za-z0-9_-]+$/.test(part));
+    return isCompact && JSON.stringify([alg, enc, typ, kid, patient, category]) === JSON.stringify(wanted);
+  } catch {
+    return false;
   }
 }

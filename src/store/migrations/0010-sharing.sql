@@ -94,3 +94,34 @@ create table legal_hold (
 create table held_object (pointer text primary key, inst text not null, pat text not null, category text not null, document text not null, version integer not null, since timestamptz not null default now());
 -- The newest block whose permissions, keys and entries were looked at.
 create table sharing_cursor (one boolean primary key default true check (one), block bigint not null);
+
+-- What patients signed on their own devices and this gateway carries: one row a statement, so that one sent again is no second one.
+create table device_statement (
+  statement text primary key,             -- SHA-256 of the payload
+  transaction text not null,
+  inst text not null, pat text not null,
+  outbox text not null,
+  tx_id text, block bigint,               -- once it has committed
+  received_at timestamptz not null default now()
+);
+create index device_statement_pat on device_statement (inst, pat, received_at);
+-- Envelopes that were put under our own prefix for such a statement, and what of the ledger names each.
+create table device_envelope (
+  name text not null,                     -- <our inst>/envelopes/<sha256>
+  statement text not null,
+  inst text not null, pat text not null, category text not null,
+  recipient text not null,                -- thumbprint of the key that it is to
+  grantee text, sequence integer,         -- of the permission's version; null where a key version names it
+  key_version integer,
+  outbox text not null,
+  put_at timestamptz not null default now(),
+  primary key (name, statement)
+);
+create index device_envelope_of on device_envelope (inst, pat, category);
+
+-- Signed directories of other institutions, as they were handed over; each is checked against the ledger whenever it is used.
+create table directory_of (
+  inst text primary key,
+  jws text not null,
+  imported_at timestamptz not null default now()
+);
