@@ -178,7 +178,7 @@ export function createFiling(parts: {
       patient: draft.subject.pat,
       category: manifest.category,
       categoryKey: key,
-      inner: { manifest, resourceIds: ids, ...(clinicalTime === undefined ? {} : { clinicalTime }) },
+      inner: { manifest, resourceIds: ids, ...(clinicalTime === undefined ? {} : { clinicalTime }), ...covers(drawnTimes) },
       pdf,
       bundle: embedded,
     });

@@ -13,14 +13,16 @@ export interface DocumentResources {
   institution: string;
   recorder?: string;
   patient: string;
+  /** Under whose name the rows are sealed, where that is another than `patient`: `holderName` of another institution's patient. */
+  holder?: string;
   category: string;
   document: string;
   version: number;
   lastUpdated: Date;
   /** `id` and the references in each are ours already. Digits of decimals are kept. */
   resources: readonly (ResourceText | ParsedResource)[];
-  /** Time that the document covers beyond its resources (context drawn in the PDF). */
-  covers?: TimeRange;
+  /** Time that the document covers beyond its resources (context drawn in the PDF); `unknown`: no data period holds the whole of it. */
+  covers?: TimeRange | 'unknown';
 }
 export interface ResourceText {
   type: string;
@@ -97,10 +99,16 @@ export async function prepareResources(sealed: SealedRows, input: DocumentResour
         documentVersion: input.version,
         lastUpdated: input.lastUpdated,
         clinical: times.get(`${type}/${id}`),
-        elements: await withBlind(sealed, index),
+        // Identifiers that another institution gave are none of ours to look anybody up by, and each system would make a key here.
+        elements: input.holder === undefined ? await withBlind(sealed, index) : index.elements,
         dates: index.dates,
-        systems: index.blind.map((one) => one.system),
-        body: await sealed.seal(input.patient, input.category, resourcePlace(id, input.version), Buffer.from(stringifyLossless(resource))),
+        systems: input.holder === undefined ? index.blind.map((one) => one.system) : [],
+        body: await sealed.seal(
+          input.holder ?? input.patient,
+          input.category,
+          resourcePlace(id, input.version),
+          Buffer.from(stringifyLossless(resource)),
+        ),
       }),
     ),
   );
@@ -152,7 +160,7 @@ export async function deleteDocumentRows(tx: Sql, document: string, before?: num
 export async function writePatients(
   tx: Sql,
   sealed: SealedRows,
-  input: { institution: string; patients: readonly { patient: string; text: string }[]; lastUpdated: Date },
+  input: { institution: string; patients: readonly { patient: string; holder?: string; text: string }[]; lastUpdated: Date },
 ): Promise<void> {
   const { institution, patients, lastUpdated } = input;
   if (patients.length === 0) return;
@@ -163,12 +171,12 @@ export async function writePatients(
   const former = new Map(
     (
       await tx.query<{ id: string; version: number }>(
-        sql`delete from resource where id = any(${names}) and type = 'Patient' and document is null returning id, version`,
+        sql`delete from resource where id = any(${names}) and inst = ${institution} and type = 'Patient' and document is null returning id, version`,
       )
     ).map((row) => [row.id, row.version]),
   );
   const rows = await Promise.all(
-    patients.map(async ({ patient, text }): Promise<ResourceRow> => {
+    patients.map(async ({ patient, holder = patient, text }): Promise<ResourceRow> => {
       const version = (former.get(patient) ?? 0) + 1;
       const resource = stamp(parseResource(text), 'Patient', patient, version, lastUpdated);
       const index = extractIndex(resource);
@@ -187,7 +195,7 @@ export async function writePatients(
         elements: await withBlind(sealed, index),
         dates: index.dates,
         systems: index.blind.map((one) => one.system),
-        body: await sealed.seal(patient, 'core', resourcePlace(patient, version), Buffer.from(stringifyLossless(resource))),
+        body: await sealed.seal(holder, 'core', resourcePlace(patient, version), Buffer.from(stringifyLossless(resource))),
       };
     }),
   );
@@ -250,11 +258,11 @@ const WHOLE = new Set(['DocumentReference', 'Binary', 'Provenance', 'DiagnosticR
  */
 function clinicalTimes(
   parsed: readonly { type: string; id: string; index: ResourceIndex }[],
-  covers: TimeRange | undefined,
+  covers: TimeRange | 'unknown' | undefined,
 ): Map<string, TimeRange | undefined> {
   const own = new Map(parsed.map((one) => [`${one.type}/${one.id}`, one]));
   const known = parsed.flatMap((one) => one.index.clinical ?? []);
-  const whole = hull(covers === undefined ? known : [...known, covers]);
+  const whole = covers === 'unknown' ? undefined : hull(covers === undefined ? known : [...known, covers]);
   const times = new Map<string, TimeRange | undefined>();
   for (const key of own.keys()) {
     const ranges: (TimeRange | undefined)[] = [];

@@ -164,8 +164,13 @@ function partsText({ bundle, pdf }: StoredInner['parts']): string {
 }
 
 function innerFacts(inner: InnerHeader): InnerHeader {
-  const { manifest, resourceIds, clinicalTime } = inner;
-  return { manifest, resourceIds, ...(clinicalTime === undefined ? {} : { clinicalTime }) };
+  const { manifest, resourceIds, clinicalTime, covers } = inner;
+  return {
+    manifest,
+    resourceIds,
+    ...(clinicalTime === undefined ? {} : { clinicalTime }),
+    ...(covers === undefined ? {} : { covers: { start: covers.start, end: covers.end } }),
+  };
 }
 
 /** HMAC-SHA-256 under the salt over the digests of inner facts, PDF and Bundle: re-encryption keeps it, any other content changes it. */

@@ -1,3 +1,4 @@
+import type { KeyObject } from 'node:crypto';
 import type { DocumentKeyWrap, PublicJwk } from './custodian.ts';
 
 /** What is sealed: architecture section 3, step 6. */
@@ -18,6 +19,8 @@ export interface InnerHeader {
   /** source resource key -> our resource id. */
   resourceIds: Readonly<Record<string, string>>;
   clinicalTime?: string;
+  /** What the document covers, times of context drawn in its PDF included: ISO instants, both inclusive, `-infinity` or `infinity` where open. */
+  covers?: { start: string; end: string };
 }
 export interface SealedObject {
   bytes: Uint8Array;
@@ -44,17 +47,27 @@ export interface OuterHeader {
   wrap: DocumentKeyWrap;
 }
 
+export interface Expectation {
+  document: string;
+  version: number;
+  patient: string;
+  category: string;
+  ciphertextHash: string;
+  commitment: string;
+  /** Who must have sealed it: the recorder of the entry. Not asked about where it is not given. */
+  institution?: string;
+}
+
+/** How the document key is got out of its wrap; the custodian's own way where none is given. */
+export type Unwrap = (wrap: DocumentKeyWrap) => Promise<KeyObject>;
+
 export interface Sealer {
   seal(input: SealInput): Promise<SealedObject>;
-  /** Throws SEAL_BROKEN where anything was altered, or the object is not the expected one. No plaintext before its tag. */
-  open(
-    bytes: Uint8Array,
-    expect: { document: string; version: number; patient: string; category: string; ciphertextHash: string; commitment: string },
-  ): Promise<OpenedObject>;
+  /**
+   * Throws SEAL_BROKEN where anything was altered, or the object is not the expected one. No plaintext before its tag. `unwrap` for an
+   * object of another institution: `unwrapWithCategoryKey` and `ownWrap` of foreign-wrap.ts.
+   */
+  open(bytes: Uint8Array, expect: Expectation, unwrap?: Unwrap): Promise<OpenedObject>;
   /** Opens one part only, where the other is not needed. */
-  openPart(
-    bytes: Uint8Array,
-    part: 'pdf' | 'bundle',
-    expect: { document: string; version: number; patient: string; category: string; ciphertextHash: string; commitment: string },
-  ): Promise<Uint8Array>;
+  openPart(bytes: Uint8Array, part: 'pdf' | 'bundle', expect: Expectation, unwrap?: Unwrap): Promise<Uint8Array>;
 }

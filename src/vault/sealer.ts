@@ -1,10 +1,8 @@
 import { createSecretKey, hash, randomBytes } from 'node:crypto';
 import type { Custodian, DocumentKeyWrap } from './custodian.ts';
 import { sealToCategory } from './key-wrap.ts';
-import type { OuterHeader, Sealer } from './sealed-object.ts';
+import type { Expectation, OuterHeader, Sealer, Unwrap } from './sealed-object.ts';
 import { broken, FORMAT, type OpenedParts, readHeader, readParts, writeSealed } from './sealed-object-format.ts';
-
-type Expectation = Parameters<Sealer['open']>[1];
 
 /**
  * Seals documents and opens them (architecture section 3, step 6). Sealing needs the category key's public half and the
@@ -17,6 +15,7 @@ export function createSealer(parts: { custodian: Custodian }): Sealer {
     given: Uint8Array,
     wanted: readonly ('pdf' | 'bundle')[],
     expect: Expectation,
+    unwrap: Unwrap = (wrap) => custodian.unwrapDocumentKey(wrap),
   ): Promise<{ outer: OuterHeader; parts: OpenedParts }> => {
     const bytes = Buffer.isBuffer(given) ? given : Buffer.from(given.buffer, given.byteOffset, given.byteLength);
     // Sealing needs no secret, so only the hash that the ledger names makes an object ours; everything else comes after.
@@ -29,11 +28,12 @@ export function createSealer(parts: { custodian: Custodian }): Sealer {
       outer.version === expect.version &&
       outer.patient === expect.patient &&
       outer.category === expect.category &&
+      (expect.institution === undefined || outer.institution === expect.institution) &&
       wrap.patient === outer.patient &&
       wrap.category === outer.category &&
       wrap.institution === outer.institution;
     if (!same) throw broken('It is another document.');
-    const opened = readParts(bytes, header, aad, await custodian.unwrapDocumentKey(wrap), wanted);
+    const opened = readParts(bytes, header, aad, await unwrap(wrap), wanted);
     if (opened.commitment !== expect.commitment) throw broken('Its content is not what was committed to.');
     return { outer, parts: opened };
   };
@@ -58,14 +58,14 @@ export function createSealer(parts: { custodian: Custodian }): Sealer {
       const facts = { format: FORMAT, institution, document, version, patient, category, wrap };
       return { ...writeSealed(facts, key, salt, input.inner, input.pdf, input.bundle), wrap };
     },
-    async open(bytes, expect) {
-      const { outer, parts: opened } = await openParts(bytes, ['pdf', 'bundle'], expect);
+    async open(bytes, expect, unwrap) {
+      const { outer, parts: opened } = await openParts(bytes, ['pdf', 'bundle'], expect, unwrap);
       const { inner, pdf, bundle, commitment } = opened;
       if (pdf === undefined || bundle === undefined) throw broken('It is cut short.');
       return { outer, inner, pdf, bundle, commitment };
     },
-    async openPart(bytes, part, expect) {
-      const { parts: opened } = await openParts(bytes, [part], expect);
+    async openPart(bytes, part, expect, unwrap) {
+      const { parts: opened } = await openParts(bytes, [part], expect, unwrap);
       return opened[part] ?? Promise.reject(broken('It is cut short.'));
     },
   };

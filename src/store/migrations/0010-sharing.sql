@@ -23,6 +23,7 @@ create table patient_link (
   bound_at timestamptz not null default now(),
   decided_at timestamptz, decided_by text, -- mem-… where a person decided
   detail bytea,                           -- sealed (row key of the holder's core, place link/<link>): what differs, and a person's reason
+  demographics_as_of timestamptz,         -- of the Patient of theirs that is kept: an older document does not overwrite it
   primary key (inst, pat)
 );
 create index patient_link_own on patient_link (own_pat);
@@ -32,12 +33,21 @@ create table shared_category (
   inst text not null, pat text not null, category text not null,
   state text not null check (state in ('waiting', 'live', 'refused', 'ending')),
   code text,                              -- coded error: why it waits or was refused
-  statement text,                         -- identity of the permission or key version that was refused: not looked at again
-  attempts integer not null default 0, retry_at timestamptz,
+  statement text,                         -- identity of the permission or key version that this is about
+  renounced_by text,                      -- mem-… who had it renounced
   noticed_at timestamptz not null default now(),
   primary key (inst, pat, category)
 );
-create index shared_category_due on shared_category (retry_at) where state in ('waiting', 'ending');
+-- Envelopes to this institution that a permission in force or a version of a category key names.
+create table shared_envelope (
+  inst text not null, pat text not null, category text not null,
+  path text not null, hash text not null, recipient text not null,
+  statement text not null,                -- of the permission; for a key version its state key
+  state text not null default 'wanted' check (state in ('wanted', 'opened', 'refused')),
+  code text, attempts integer not null default 0, retry_at timestamptz not null default now(),
+  primary key (inst, pat, category, path)
+);
+create index shared_envelope_due on shared_envelope (retry_at) where state <> 'opened';
 -- Private halves of their category keys, out of envelopes; sealed under the holder's row key of the category.
 create table shared_key (
   inst text not null, pat text not null, category text not null, version integer not null,
@@ -76,10 +86,12 @@ create table sharing_end (
   id text primary key,                    -- end-…
   inst text not null, pat text not null, category text not null,
   document text,                          -- null: the whole category
-  cause text not null check (cause in ('revoked', 'renounced', 'expired', 'withdrawn', 'erased', 'rejected')),
+  cause text not null check (cause in ('revoked', 'renounced', 'expired', 'withdrawn', 'erased', 'alarmed', 'rejected')),
   block bigint,                           -- of what ended it, where it stands on the ledger
   ended_at timestamptz not null,          -- when it ended; denied from then on
-  deleted_at timestamptz not null default now(),
+  deleted_at timestamptz,                 -- null: rows are gone, copies and keys are being deleted
+  audit text not null unique,             -- aud-… of the event of the same facts
+  whole boolean not null default false,   -- the last category of the patient: its core goes too
   documents integer not null, rows integer not null, objects integer not null, bytes bigint not null, keys integer not null,
   held integer not null                   -- sealed copies that a legal hold keeps; nobody can read them
 );
@@ -90,10 +102,20 @@ create table legal_hold (
   placed_at timestamptz not null default now(), lifted_at timestamptz,
   primary key (inst, pat, category)
 );
+create index sharing_end_open on sharing_end (id) where deleted_at is null;
+-- Copies of ours that no row needs any more, to be deleted: `ending` names the end that waits for it.
+create table shared_removal (pointer text primary key, ending text);
+-- Institutions with more grants or documents on the ledger than the quotas take: looked at again from the ledger at `retry_at`.
+create table sharing_backlog (inst text primary key, retry_at timestamptz not null);
 -- Sealed copies that a hold keeps after their keys are gone.
 create table held_object (pointer text primary key, inst text not null, pat text not null, category text not null, document text not null, version integer not null, since timestamptz not null default now());
 -- The newest block whose permissions, keys and entries were looked at.
 create table sharing_cursor (one boolean primary key default true check (one), block bigint not null);
+-- What of the ledger a new block changed.
+create index permission_block on projection.permission (block);
+create index category_key_block on projection.category_key (block);
+create index patient_block on projection.patient (block);
+create index document_block on projection.document using brin (block) with (pages_per_range = 16, autosummarize = on);
 
 -- What patients signed on their own devices and this gateway carries: one row a statement, so that one sent again is no second one.
 create table device_statement (
