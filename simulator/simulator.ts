@@ -10,6 +10,7 @@ import { createFaults, type Fault } from './faults.ts';
 import { type BinaryContent, createFhirServer, type LoggedRequest } from './fhir-server.ts';
 import { createRecordStore, type Draft, type SourceName } from './record-store.ts';
 import { courseDrafts } from './stories/courses.ts';
+import { type OtherPatient, otherHospitalDrafts } from './stories/other-hospital.ts';
 import { directoryDrafts, PEOPLE } from './stories/people.ts';
 import { CORRECTIONS, STEPS, type StepName } from './stories/steps.ts';
 import {
@@ -35,6 +36,8 @@ export interface SimulatorOptions {
   today?: string;
   /** More patients for load and crash tests: per patient 18 records in the four streams, 4 subjects. */
   extraPatients?: number;
+  /** Another hospital, which knows these persons of the stories by numbers of its own; none of the stories' records. */
+  otherHospital?: readonly OtherPatient[];
 }
 
 export interface Simulator {
@@ -168,6 +171,7 @@ export async function createSimulator(options: SimulatorOptions = {}): Promise<S
   let fractions = 15;
 
   const drafts = (): Draft[] => {
+    if (options.otherHospital !== undefined) return otherHospitalDrafts(options.otherHospital);
     const stopped = stoppedCourse();
     return [
       ...directoryDrafts(Object.values(PEOPLE), visits),
