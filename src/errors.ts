@@ -99,7 +99,21 @@ export const ERRORS = {
   },
   // -- blobs --
   BLOB_NAME: { status: 500, issue: 'invalid', text: 'A blob name must be <institution>/[envelopes/]<sha256 in hex>.' },
-  BLOB_MISSING: { status: 503, issue: 'not-found', text: 'A stored object is missing. Run `oncobridge reconcile`.' },
+  BLOB_MISSING: {
+    status: 503,
+    issue: 'not-found',
+    text: 'A stored object is missing, or the store hides it from our credential. Run `oncobridge reconcile` and `oncobridge doctor store`.',
+  },
+  BLOB_TOO_LARGE: {
+    status: 500,
+    issue: 'too-long',
+    text: 'A stored object is larger than any that is made here. It is not read; ask the institution under whose prefix it lies.',
+  },
+  STORE_REFUSED: {
+    status: 503,
+    issue: 'security',
+    text: "The object store refuses our request. Run `oncobridge doctor store`; check the credential, its policy, bucket, region and this machine's clock.",
+  },
   // -- sources --
   SOURCE_STREAM: { status: 500, issue: 'not-found', text: 'The source has no such stream. See the source in the configuration.' },
   SOURCE_MARK: {
@@ -277,6 +291,21 @@ export const ERRORS = {
     status: 503,
     issue: 'business-rule',
     text: 'The network has put a contract definition into force that this institution has not approved. Nothing after it is followed until it is approved.',
+  },
+  // -- linking with a patient of another institution (protocol section 8) --
+  LINK_MALFORMED: { status: 422, issue: 'invalid', text: 'This is no linking code, or it was damaged on the way. Copy or scan it again.' },
+  LINK_MISSING: {
+    status: 422,
+    issue: 'required',
+    text: "No linking code was given, and this patient is not linked yet. A code of the receiving institution must be in the permission's envelope.",
+  },
+  LINK_UNKNOWN: { status: 422, issue: 'not-found', text: 'This institution has not made this linking code. Ask it for a new one.' },
+  LINK_EXPIRED: { status: 422, issue: 'expired', text: 'The linking code has expired or was taken back. Ask for a new one.' },
+  LINK_USED: { status: 422, issue: 'duplicate', text: 'The linking code was used by somebody else before. Ask for a new one.' },
+  LINK_OTHER: {
+    status: 422,
+    issue: 'business-rule',
+    text: 'The linking code is that of another institution, or the patient is linked to somebody else here.',
   },
   // -- rendering --
   RENDER_FAILED: {
