@@ -52,7 +52,7 @@ async function openEmbedded({ tipFile, database, custodian, onError }: LedgerPar
   const { signing, encryption } = await custodian.institutionKeys();
   const msp = `${institution}-msp`;
   const sign = (bytes: Uint8Array): Promise<Uint8Array> => custodian.signBytes(bytes);
-  const ledger = await createEmbeddedLedger({ database, tipFile, institution, msp, publicKey: signing, sign, onError });
+  const ledger = await createEmbeddedLedger({ database, tipFile, institution, msp, publicKey: await custodian.blockKey(), sign, onError });
   try {
     const signAsInstitution = (typ: string, payload: string): Promise<string> => custodian.signAsInstitution(typ, payload);
     await foundLedger({ ledger, institution, msp, keys: { signing, encryption }, signAsInstitution });

@@ -1,4 +1,5 @@
 import type { KeyObject } from 'node:crypto';
+import type { JWK } from 'jose';
 
 /** A public key as a JWK (RFC 7517), only the public members. */
 export interface PublicJwk {
@@ -17,18 +18,28 @@ export interface PublicJwk {
  */
 export interface Custodian {
   readonly institution: string;
-  /** The institution's own signing and encryption keys (public halves), made at first use. */
-  institutionKeys(): Promise<{ signing: PublicJwk; encryption: PublicJwk }>;
-  /** Compact JWS (ES256, kid, typ) over the given JCS text, by the institution's signing key. */
-  signAsInstitution(typ: string, payload: string): Promise<string>;
-  /** ES256 signature (raw r||s) by the institution's signing key over bytes: blocks, transactions of the embedded host. */
+  /** The institution's signing and encryption keys in use (public halves), made at first use. */
+  institutionKeys(): Promise<InstitutionKeys>;
+  /** The pair after those in use, made and durable before it resolves; the same until it is taken into use. */
+  nextInstitutionKeys(): Promise<InstitutionKeys>;
+  /** Every version kept, oldest first, the next one included where it was made. */
+  keptInstitutionKeys(): Promise<readonly InstitutionKeys[]>;
+  /** From now on this version signs and is what others encrypt to, over a restart too. Older ones still open envelopes. KEY_MISSING where it is not kept. */
+  useInstitutionKeys(version: number): Promise<void>;
+  /** Compact JWS (ES256, kid, typ) over the given JCS text, by the institution's signing key: the one in use, or that of the version. */
+  signAsInstitution(typ: string, payload: string, version?: number): Promise<string>;
+  /** The embedded ledger's own key, which never changes: its node is known by it, as a peer by its certificate. */
+  blockKey(): Promise<PublicJwk>;
+  /** ES256 signature (raw r||s) by the block key: blocks and transactions of the embedded host. */
   signBytes(bytes: Uint8Array): Promise<Uint8Array>;
 
-  /** Starts custody of a patient: patient key and one category pair each; the same patient again returns the same keys. */
+  /** Starts custody of a patient: patient key and one category pair each; the same patient again returns the same keys. CUSTODY_REFUSED once released. */
   enrollPatient(patient: string, categories: readonly string[]): Promise<ReadonlyMap<string, CategoryKey>>;
   /** The current category key, undefined where the patient is not in custody here. */
   categoryKey(patient: string, category: string): Promise<CategoryKey | undefined>;
-  /** A new version after a revocation or compromise. */
+  /** Categories of which a key is kept for this patient: none where the patient never was in custody here, or was released. */
+  heldCategories(patient: string): Promise<readonly string[]>;
+  /** A new version after a revocation or compromise. CUSTODY_REFUSED for who is not in custody here. */
   rotateCategoryKey(patient: string, category: string): Promise<CategoryKey>;
   /**
    * Signs for a patient in custody (typ `grant+jws`, `revoke+jws`, …). Refuses (CUSTODY_REFUSED) unless the actor is
@@ -40,6 +51,21 @@ export interface Custodian {
     typ: string;
     payload: string;
   }): Promise<string>;
+
+  /**
+   * Ends custody once the patient's own keys stand on the ledger: destroys the patient key and the private halves of all category
+   * keys, and nothing else (what the institution holds stays readable to it). For good: a mark keeps a replayed enrolment from
+   * making new ones. The same again does nothing; without custody it only sets the mark.
+   */
+  release(patient: string): Promise<void>;
+
+  /**
+   * Envelope (protocol section 6) of all versions kept of a category key to a recipient's encryption key, `link` (a link code's
+   * text) inside it. KEY_MISSING where none is kept.
+   */
+  sealEnvelope(patient: string, category: string, recipient: PublicJwk, link?: string): Promise<string>;
+  /** Opens an envelope addressed to any kept version of this institution's encryption key. SEAL_BROKEN where it is not the one expected. */
+  openEnvelope(envelope: string, expect: { institution: string; patient: string; category: string }): Promise<EnvelopeContent>;
 
   /** Unwraps a document key from a wrap to the category key (any version kept) or under the institution's own key. */
   unwrapDocumentKey(wrap: DocumentKeyWrap): Promise<KeyObject>;
@@ -63,6 +89,13 @@ export interface Custodian {
   close(): Promise<void>;
 }
 
+export interface InstitutionKeys {
+  /** Counted by this key store, from 1; the ledger counts for itself. */
+  version: number;
+  signing: PublicJwk;
+  encryption: PublicJwk;
+}
+
 export interface CategoryKey {
   patient: string;
   category: string;
@@ -80,4 +113,13 @@ export interface DocumentKeyWrap {
   /** The document key under the producing institution's own key for this patient and category. */
   toInstitution: string;
   institution: string;
+}
+
+/** The private halves of one category key's versions (protocol section 6). */
+export interface EnvelopeContent {
+  patient: { institution: string; patient: string };
+  category: string;
+  keys: readonly { version: number; jwk: JWK }[];
+  /** Text of the one-time code that the grant carries (protocol section 8); it stands inside the encrypted part only. */
+  link?: string;
 }

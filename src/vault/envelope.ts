@@ -1,17 +1,8 @@
 import type { KeyObject } from 'node:crypto';
 import { CompactEncrypt, compactDecrypt, decodeProtectedHeader, importJWK, type JWK } from 'jose';
 import { CodedError } from '../errors.ts';
-import type { PublicJwk } from './custodian.ts';
+import type { EnvelopeContent, PublicJwk } from './custodian.ts';
 import { padded } from './sealed-object-format.ts';
-
-/** The private halves of one category key's versions (protocol section 6). */
-export interface EnvelopeContent {
-  patient: { institution: string; patient: string };
-  category: string;
-  keys: readonly { version: number; jwk: JWK }[];
-  /** Text of the one-time code that the grant carries (protocol section 8); it stands inside the encrypted part only. */
-  link?: string;
-}
 
 /** The `typ` of the protected header; a new form of envelope gets a new one. */
 const ENVELOPE_TYPE = 'oncobridge-envelope+jwe';
@@ -88,5 +79,15 @@ export function isEnvelopeTo(envelope: string, expect: Pick<EnvelopeContent, 'pa
     return isCompact && JSON.stringify([alg, enc, typ, kid, patient, category]) === JSON.stringify(wanted);
   } catch {
     return false;
+  }
+}
+
+/** Thumbprint of the key that an envelope says it is sealed to; undefined where it is none. */
+export function envelopeRecipient(envelope: string): string | undefined {
+  try {
+    const { kid } = envelope.length > MAX_ENVELOPE_LENGTH ? {} : decodeProtectedHeader(envelope);
+    return kid;
+  } catch {
+    return undefined;
   }
 }

@@ -16,7 +16,8 @@ import { CodedError } from '../errors.ts';
 import { takePidLock } from '../store/pid-lock.ts';
 import type { CategoryKey, Custodian, DocumentKeyWrap, PublicJwk } from './custodian.ts';
 import { refuseOnBehalf, requireOnBehalf } from './custody.ts';
-import { openEnvelope, sealEnvelope } from './envelope.ts';
+import { envelopeRecipient, openEnvelope, sealEnvelope } from './envelope.ts';
+import { createInstitutionKeyRing } from './institution-key-ring.ts';
 import { openKeyLog } from './key-log.ts';
 import { gcmOpen, gcmSeal, openDirectJwe, sealDirectJwe } from './key-wrap.ts';
 import { deriveFromPassphrase, type KdfParameters, newKdfParameters, requireStrongPassphrase } from './passphrase.ts';
@@ -26,10 +27,6 @@ import { jwkThumbprint } from './thumbprint.ts';
 export interface FileCustodian extends Custodian {
   /** Destroys a month's intake key, once no raw record lies under it any more. */
   destroyIntakeKey(month: string): Promise<void>;
-  /** Envelope (protocol section 6) of all versions kept of a category key, to a recipient's encryption key. */
-  sealEnvelope(patient: string, category: string, recipient: PublicJwk): Promise<string>;
-  /** Opens an envelope addressed to this institution; JWKs of the category key's versions, private halves included. */
-  openEnvelope(envelope: string, expect: { institution: string; patient: string; category: string }): ReturnType<typeof openEnvelope>;
 }
 
 /** First line of `keys.log`. `master` is wrapped by the key derived from the passphrase, so a passphrase can change. */
@@ -70,6 +67,7 @@ export async function createFileCustodian(options: { directory: string; passphra
     try {
       const master = await openMaster(log.header, institution, passphrase);
       const custodian = build(institution, master, log);
+      await custodian.finishReleases();
       return { ...custodian, close: () => log.close().finally(() => lock.release()) };
     } catch (error) {
       await log.close();
@@ -103,7 +101,7 @@ async function openMaster(line: string, institution: string, passphrase: string)
   return createSecretKey(master);
 }
 
-function build(institution: string, master: KeyObject, log: Awaited<ReturnType<typeof openKeyLog>>): Omit<FileCustodian, 'close'> {
+function build(institution: string, master: KeyObject, log: Awaited<ReturnType<typeof openKeyLog>>) {
   const entries = new Map<string, Entry>();
   /** Newest version of each category key, by `<patient>/<category>`. */
   const heads = new Map<string, number>();
@@ -203,8 +201,21 @@ function build(institution: string, master: KeyObject, log: Awaited<ReturnType<t
     if (entry.publicJwk === undefined) throw new CodedError('KEYS_BROKEN');
     return { key, publicJwk: entry.publicJwk };
   };
-  const signing = (): ReturnType<typeof pair> => pair('inst/signing/1');
-  const encryption = (): ReturnType<typeof pair> => pair('inst/encryption/1');
+  const ring = createInstitutionKeyRing({ pair, secret, has: (name) => entries.has(name) });
+  const blockPair = (): ReturnType<typeof pair> => pair('inst/block/1');
+
+  const isReleased = (patient: string): boolean => entries.has(releasedName(patient));
+  const requireCustody = (patient: string): void => {
+    if (isReleased(patient) || !entries.has(`pat/${patient}/key/1`))
+      throw new CodedError('CUSTODY_REFUSED', { diagnostics: 'The patient is not in custody here.' });
+  };
+  /** What a release destroys: the patient key and every category pair. */
+  const custodyNames = (patient: string): string[] =>
+    [...(ofPatient.get(patient) ?? [])].filter((name) => /^(key|ck)$/.test(name.split('/')[2] ?? ''));
+  const versionsOf = (patient: string, category: string): number[] =>
+    Array.from({ length: heads.get(`${patient}/${category}`) ?? 0 }, (_, i) => i + 1).filter((version) =>
+      entries.has(`pat/${patient}/ck/${category}/${version}`),
+    );
 
   const categoryEntry = async (patient: string, category: string, version: number): Promise<CategoryKey | undefined> => {
     const name = `pat/${patient}/ck/${category}/${version}`;
@@ -218,10 +229,10 @@ function build(institution: string, master: KeyObject, log: Awaited<ReturnType<t
     const rowKey = await secret(rowName(patient, category));
     return createSecretKey(Buffer.from(hkdfSync('sha256', rowKey, '', 'oncobridge-keys/1 document keys', 32)));
   };
-  const jws = async (typ: string, payload: string): Promise<string> => {
+  const jws = async (typ: string, payload: string, version?: number): Promise<string> => {
     if (!/^[a-z][a-z-]{0,40}\+jws$/.test(typ))
       throw new CodedError('CUSTODY_REFUSED', { diagnostics: 'The type of the statement is malformed.' });
-    const { key, publicJwk } = await signing();
+    const { key, publicJwk } = await ring.signing(version);
     const header = canonicalJson({ alg: 'ES256', kid: jwkThumbprint(publicJwk), typ });
     const text = `${Buffer.from(header).toString('base64url')}.${Buffer.from(payload).toString('base64url')}`;
     return `${text}.${es256(key, Buffer.from(text)).toString('base64url')}`;
@@ -242,19 +253,21 @@ function build(institution: string, master: KeyObject, log: Awaited<ReturnType<t
 
   return {
     institution,
-    async institutionKeys() {
-      const [s, e] = await Promise.all([signing(), encryption()]);
-      return { signing: { ...s.publicJwk, use: 'sig', alg: 'ES256' }, encryption: { ...e.publicJwk, use: 'enc', alg: 'ECDH-ES+A256KW' } };
-    },
-    async signAsInstitution(typ, payload) {
+    institutionKeys: async () => ring.current(),
+    nextInstitutionKeys: async () => ring.next(),
+    keptInstitutionKeys: async () => ring.all(),
+    useInstitutionKeys: async (version) => ring.use(version),
+    async signAsInstitution(typ, payload, version) {
       refuseOnBehalf(payload);
-      return jws(typ, payload);
+      return jws(typ, payload, version);
     },
+    blockKey: async () => (await blockPair()).publicJwk,
     async signBytes(bytes) {
-      return es256((await signing()).key, bytes);
+      return es256((await blockPair()).key, bytes);
     },
 
     async enrollPatient(patient, categories) {
+      if (isReleased(patient)) throw new CodedError('CUSTODY_REFUSED', { diagnostics: 'The patient holds their own keys.' });
       const keys = new Map<string, CategoryKey>();
       const made = [ensure(`pat/${part(patient)}/key/1`, 'secret')];
       for (const category of categories) {
@@ -269,11 +282,10 @@ function build(institution: string, master: KeyObject, log: Awaited<ReturnType<t
     },
     async categoryKey(patient, category) {
       const version = heads.get(`${patient}/${category}`);
-      return version === undefined ? undefined : categoryEntry(patient, category, version);
+      return version === undefined || isReleased(patient) ? undefined : categoryEntry(patient, category, version);
     },
     async rotateCategoryKey(patient, category) {
-      if (!entries.has(`pat/${patient}/key/1`))
-        throw new CodedError('CUSTODY_REFUSED', { diagnostics: 'The patient is not in custody here.' });
+      requireCustody(patient);
       const version = (heads.get(`${patient}/${part(category)}`) ?? 0) + 1;
       const entry = ensure(`pat/${patient}/ck/${category}/${version}`, 'pair', 'patient');
       if (entry.durable) await entry.durable;
@@ -281,10 +293,25 @@ function build(institution: string, master: KeyObject, log: Awaited<ReturnType<t
       return { patient, category, version, publicJwk: entry.publicJwk };
     },
     async signForPatient({ patient, actor, typ, payload }) {
-      if (!entries.has(`pat/${patient}/key/1`))
-        throw new CodedError('CUSTODY_REFUSED', { diagnostics: 'The patient is not in custody here.' });
+      requireCustody(patient);
       requireOnBehalf({ institution, patient, actor, payload });
       return jws(typ, payload);
+    },
+
+    async heldCategories(patient) {
+      if (isReleased(patient)) return [];
+      const names = [...(ofPatient.get(patient) ?? [])].flatMap((name) => /^pat\/[^/]+\/ck\/([^/]+)\//.exec(name)?.[1] ?? []);
+      return [...new Set(names)].sort();
+    },
+    async release(patient) {
+      const mark = ensure(releasedName(patient), 'secret');
+      if (mark.durable) await mark.durable;
+      await forget(custodyNames(patient));
+    },
+    /** A release that was killed between its mark and its end. */
+    async finishReleases() {
+      const left = [...ofPatient.keys()].filter(isReleased).flatMap(custodyNames);
+      if (left.length > 0) await forget(left);
     },
 
     async unwrapDocumentKey(wrap: DocumentKeyWrap) {
@@ -324,25 +351,26 @@ function build(institution: string, master: KeyObject, log: Awaited<ReturnType<t
     async destroyIntakeKey(month) {
       await forget([intakeName(month)]);
     },
-    async sealEnvelope(patient, category, recipient) {
-      const newest = heads.get(`${patient}/${category}`);
-      if (newest === undefined) throw new CodedError('KEY_MISSING');
+    async sealEnvelope(patient, category, recipient, link) {
       const keys = [];
-      for (let version = 1; version <= newest; version++) {
+      for (const version of isReleased(patient) ? [] : versionsOf(patient, category)) {
         const name = `pat/${patient}/ck/${category}/${version}`;
         const entry = entries.get(name);
         if (entry === undefined) continue;
         if (entry.durable) await entry.durable;
         keys.push({ version, jwk: unwrap(name, entry).export({ format: 'jwk' }) });
       }
-      return sealEnvelope({ patient: { institution, patient }, category, keys }, { ...recipient, kid: jwkThumbprint(recipient) });
+      if (keys.length === 0) throw new CodedError('KEY_MISSING');
+      const content = { patient: { institution, patient }, category, keys, ...(link === undefined ? {} : { link }) };
+      return sealEnvelope(content, { ...recipient, kid: jwkThumbprint(recipient) });
     },
     async openEnvelope(envelope, expect) {
-      const { key, publicJwk } = await encryption();
+      const recipient = await ring.encryptionOf(envelopeRecipient(envelope) ?? '');
+      if (recipient === undefined) throw new CodedError('SEAL_BROKEN', { diagnostics: 'An envelope does not open.' });
       const patient = { institution: expect.institution, patient: expect.patient };
-      return openEnvelope(envelope, { key, kid: jwkThumbprint(publicJwk) }, { patient, category: expect.category });
+      return openEnvelope(envelope, recipient, { patient, category: expect.category });
     },
-  };
+  } satisfies Omit<FileCustodian, 'close'> & { finishReleases(): Promise<void> };
 }
 
 /** Members are checked where they are used. */
@@ -358,9 +386,12 @@ function parseLine(line: string): object {
 
 /** An id or category as part of a record's name. */
 function part(text: string): string {
-  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$/.test(text))
+  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,149}$/.test(text))
     throw new CodedError('INTERNAL', { diagnostics: 'A key was asked for by a malformed name.' });
   return text;
+}
+function releasedName(patient: string): string {
+  return `pat/${part(patient)}/released/1`;
 }
 function rowName(patient: string, category: string): string {
   return `pat/${part(patient)}/row/${part(category)}`;

@@ -36,13 +36,12 @@ export async function createLedgerWorld(options: { waitMs?: number } = {}) {
     institution,
   });
   const rows = createSealedRows({ custodian });
-  const { signing } = await custodian.institutionKeys();
   const ledger = await createEmbeddedLedger({
     database,
     tipFile: join(directory, 'ledger-tip'),
     institution,
     msp,
-    publicKey: signing,
+    publicKey: await custodian.blockKey(),
     sign: (bytes) => custodian.signBytes(bytes),
     onError,
   });

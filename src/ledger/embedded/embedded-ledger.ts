@@ -34,7 +34,7 @@ export interface EmbeddedLedgerOptions {
   /** This deployment's id and MSP on the ledger. */
   institution: string;
   msp: string;
-  /** The institution's signing key: signs transactions and blocks (raw ES256). */
+  /** The node's own key, as a certificate's would be: signs transactions and blocks (raw ES256), and never changes. */
   publicKey: { crv?: string; x?: string; y?: string };
   sign(bytes: Uint8Array): Promise<Uint8Array>;
   now?: () => Date;

@@ -1,0 +1,74 @@
+import type { KeyObject } from 'node:crypto';
+import { CodedError } from '../errors.ts';
+import type { InstitutionKeys, PublicJwk } from './custodian.ts';
+import { jwkThumbprint } from './thumbprint.ts';
+
+/** What the ring needs of the key store. A name's key is made where there is none, and durable before it resolves. */
+export interface KeyStore {
+  pair(name: string): Promise<{ key: KeyObject; publicJwk: PublicJwk }>;
+  secret(name: string): Promise<KeyObject>;
+  has(name: string): boolean;
+}
+
+/**
+ * The versions of an institution's signing and encryption keys: records `inst/signing/<n>`, `inst/encryption/<n>`, and
+ * `inst/current/<n>` for those that have been taken into use (a mark; the highest counts, version 1 needs none). None is
+ * destroyed: envelopes to an older encryption key must open for as long as what they hold is wanted.
+ */
+export function createInstitutionKeyRing(store: KeyStore) {
+  const kept = (version: number): boolean =>
+    version === 1 || (store.has(`inst/signing/${version}`) && store.has(`inst/encryption/${version}`));
+  const newest = (): number => {
+    let version = 1;
+    while (kept(version + 1)) version++;
+    return version;
+  };
+  const current = (): number => {
+    let version = newest();
+    while (version > 1 && !store.has(`inst/current/${version}`)) version--;
+    return version;
+  };
+  const signing = (version = current()) => store.pair(`inst/signing/${version}`);
+  const encryption = (version: number) => store.pair(`inst/encryption/${version}`);
+
+  async function at(version: number): Promise<InstitutionKeys> {
+    const [s, e] = await Promise.all([signing(version), encryption(version)]);
+    return {
+      version,
+      signing: { ...s.publicJwk, use: 'sig', alg: 'ES256' },
+      encryption: { ...e.publicJwk, use: 'enc', alg: 'ECDH-ES+A256KW' },
+    };
+  }
+  const requireKept = (version: number): void => {
+    if (!kept(version)) throw new CodedError('KEY_MISSING', { diagnostics: 'No such version of the institution’s keys is kept here.' });
+  };
+
+  return {
+    current: () => at(current()),
+    next: () => at(current() + 1),
+    async all(): Promise<InstitutionKeys[]> {
+      const versions: InstitutionKeys[] = [];
+      for (let version = 1; version <= newest(); version++) versions.push(await at(version));
+      return versions;
+    },
+    async use(version: number): Promise<void> {
+      requireKept(version);
+      if (version < current())
+        throw new CodedError('KEYS_BROKEN', { diagnostics: 'Older keys of the institution are not taken into use again.' });
+      if (version > 1) await store.secret(`inst/current/${version}`);
+    },
+    /** The signing key in use, or that of a version. KEY_MISSING where it is not kept. */
+    async signing(version?: number): Promise<{ key: KeyObject; publicJwk: PublicJwk }> {
+      if (version !== undefined) requireKept(version);
+      return signing(version);
+    },
+    /** The encryption key of this thumbprint among all kept, undefined where there is none. */
+    async encryptionOf(kid: string): Promise<{ key: KeyObject; kid: string } | undefined> {
+      for (let version = newest(); version > 0; version--) {
+        const { key, publicJwk } = await encryption(version);
+        if (jwkThumbprint(publicJwk) === kid) return { key, kid };
+      }
+      return undefined;
+    },
+  };
+}
