@@ -6,10 +6,11 @@ create table link_code (
   link text primary key,                  -- lnk-…
   pat text not null references patient,   -- our own patient
   clinician text not null,                -- mem-… whom it is meant for
-  secret_hash text not null unique,       -- SHA-256 of the 128-bit secret, which is kept nowhere
+  secret_hash text not null unique,       -- SHA-256 of the whole code with its 128-bit secret, which is kept nowhere
   expires_at timestamptz not null,
   created_by text not null,               -- mem-… of the registrar or clinician, or the patient
   created_at timestamptz not null default now(),
+  spent_at timestamptz,                   -- presented by somebody who was linked to this patient already
   closed_at timestamptz                   -- taken back by a person
 );
 create index link_code_pat on link_code (pat);
@@ -22,6 +23,7 @@ create table patient_link (
   state text not null check (state in ('bound', 'confirmed', 'held', 'rejected')),
   bound_at timestamptz not null default now(),
   decided_at timestamptz, decided_by text, -- mem-… where a person decided
+  accepted text[] not null default '{}',  -- HMAC of each pair of facts (theirs, ours) that a person accepted as one person's
   detail bytea,                           -- sealed (row key of the holder's core, place link/<link>): what differs, and a person's reason
   demographics_as_of timestamptz,         -- of the Patient of theirs that is kept: an older document does not overwrite it
   primary key (inst, pat)
