@@ -1,9 +1,5 @@
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { readFile } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import { createFreshness } from '../../src/app/freshness.ts';
 import { createAnchoring } from '../../src/audit/anchoring.ts';
 import { codeOf } from '../../src/errors.ts';
@@ -26,6 +22,7 @@ import type { Database } from '../../src/store/database.ts';
 import { raw, sql } from '../../src/store/sql.ts';
 import { nextDefinition } from '../fabric/lifecycle-commands.ts';
 import { rawBlocks } from '../fabric/raw-blocks.ts';
+import { replaceChaincode } from '../fabric/replace-chaincode.ts';
 import { fabricTest, type TestNetwork, withTestNetwork } from '../fabric/test-network.ts';
 import { createBlockLinter } from '../privacy/block-linter.ts';
 import { until } from '../queue/conformance.ts';
@@ -306,7 +303,8 @@ describe('blocks of a network', fabricTest(), () => {
     await caughtUp(home);
     const before = await dump(home);
     const known = home.alarms.length;
-    const forgers = await Promise.all(['chaincode.beta', 'chaincode.gamma'].map((name) => replace(name)));
+    const forgers = await Promise.all(['chaincode.beta', 'chaincode.gamma'].map((name) => replaceChaincode(network, name)));
+    for (const one of forgers) closing.push({ close: () => one.kill() });
     const peers = connectPeers(await network.connection('beta'));
     closing.push(peers);
     const contract = (peers.all[0] ?? assert.fail()).network.getContract('oncobridge');
@@ -361,30 +359,4 @@ describe('blocks of a network', fabricTest(), () => {
     assert.deepEqual(new Set(found.map(({ canary }) => canary)), new Set([CANARY]));
     assert.equal(new Set(found.map(({ place }) => place)).size, 1);
   });
-
-  /** Another chaincode in the place of this one, where the peer dials it. */
-  async function replace(name: string): Promise<{ back(): Promise<void> }> {
-    const pid = (await network.status()).find((node) => node.name === name)?.pid ?? assert.fail(name);
-    const line = (await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0');
-    const args = line.slice(line.indexOf('--address'), -1);
-    await network.node(name).kill();
-    const main = fileURLToPath(new URL('../fabric/dishonest-chaincode.ts', import.meta.url));
-    const child: ChildProcess = spawn(process.execPath, [main, ...args], {
-      stdio: ['pipe', 'pipe', 'inherit'],
-      env: { ...process.env, NODE_NO_WARNINGS: '1' },
-    });
-    const ended = once(child, 'exit');
-    await Promise.race([once(child.stdout ?? assert.fail(), 'data'), ended.then(() => assert.fail(`${name} ended`))]);
-    const one = {
-      async back(): Promise<void> {
-        if (child.exitCode === null && child.signalCode === null) {
-          child.kill('SIGKILL');
-          await ended;
-        }
-        await network.node(name).start();
-      },
-    };
-    closing.push({ close: () => void child.kill('SIGKILL') });
-    return one;
-  }
 });
