@@ -24,7 +24,8 @@ create table patient_link (
   bound_at timestamptz not null default now(),
   decided_at timestamptz, decided_by text, -- mem-… where a person decided
   accepted text[] not null default '{}',  -- HMAC of each pair of facts (theirs, ours) that a person accepted as one person's
-  detail bytea,                           -- sealed (row key of the holder's core, place link/<link>): what differs, and a person's reason
+  detail bytea,                           -- sealed (row key of the holder's core, place link/<link>): what differs
+  reason bytea,                           -- of a person's decision; sealed under the purpose key identity, place link/<link>
   demographics_as_of timestamptz,         -- of the Patient of theirs that is kept: an older document does not overwrite it
   primary key (inst, pat)
 );
