@@ -109,12 +109,12 @@ export async function spend(tx: Sql, link: string, now: Date): Promise<void> {
 
 /** True where it is closed now, by this call or before; false where it was used. Undefined: there is none. */
 export async function closeCode(tx: Sql, link: string, now: Date): Promise<boolean | undefined> {
-  const [row] = await tx.query<{ closed: boolean; used: boolean }>(sql`
-    select closed_at is not null as closed, spent_at is not null or exists (select 1 from patient_link p where p.link = c.link) as used
-    from link_code c where link = ${link} for update`);
+  const [row] = await tx.query<{ closed: boolean; spent: boolean }>(sql`
+    select closed_at is not null as closed, spent_at is not null as spent from link_code where link = ${link} for update`);
   if (row === undefined) return undefined;
   if (row.closed) return true;
-  if (row.used) return false;
+  // A statement of its own, after the lock: it sees whom the presenter before us has bound.
+  if (row.spent || (await boundBy(tx, link)) !== undefined) return false;
   await tx.query(sql`update link_code set closed_at = ${now} where link = ${link}`);
   return true;
 }
