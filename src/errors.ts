@@ -87,6 +87,16 @@ export const ERRORS = {
     issue: 'security',
     text: 'No key is kept here that opens this. It was destroyed, or was never given to this institution.',
   },
+  KEY_DIFFERS: {
+    status: 500,
+    issue: 'security',
+    text: "The ledger names a category key that is not this key store's. Nothing is sealed to it; restore the key store's newest backup, or find out who published it.",
+  },
+  CATEGORY_KEY_UNPUBLISHED: {
+    status: 503,
+    issue: 'transient',
+    text: "The ledger has no key for this category of the patient's. It waits until the patient's device publishes one.",
+  },
   CUSTODY_REFUSED: {
     status: 403,
     issue: 'forbidden',
@@ -96,6 +106,65 @@ export const ERRORS = {
     status: 500,
     issue: 'security',
     text: 'A sealed object or row was altered, or is not the expected one. Nothing of it is used.',
+  },
+  ENVELOPE_UNFIT: {
+    status: 422,
+    issue: 'business-rule',
+    text: "An envelope does not fit the statement. Send those that the payload names under this institution's prefix, whole, and no other.",
+  },
+  // -- directories of other institutions --
+  DIRECTORY_MALFORMED: { status: 422, issue: 'structure', text: 'This is no signed directory of an institution on this ledger.' },
+  DIRECTORY_SIGNATURE: {
+    status: 422,
+    issue: 'security',
+    text: "The directory is not signed by the institution's key on the ledger. Have it exported again; if that does not help, the file was altered.",
+  },
+  DIRECTORY_KEY: {
+    status: 422,
+    issue: 'security',
+    text: 'The directory names another key than the ledger does. Nothing is wrapped to it. Have it exported again.',
+  },
+  DIRECTORY_MEMBER: {
+    status: 422,
+    issue: 'security',
+    text: 'A member of the directory is not so on the ledger: unknown, suspended, expired, or of another role or key.',
+  },
+  DIRECTORY_EXPIRED: { status: 422, issue: 'expired', text: 'The directory has expired. Have the institution export it again.' },
+  // -- what other institutions' patients share --
+  ENVELOPE_BROKEN: {
+    status: 503,
+    issue: 'security',
+    text: 'An envelope in the shared store is not the one that the ledger names. It is fetched again; nothing of it is used.',
+  },
+  ENVELOPE_KEY: {
+    status: 422,
+    issue: 'security',
+    text: "An envelope holds another key than the patient's on the ledger. Nothing is fetched with it; the patient grants anew.",
+  },
+  SHARED_HASH: {
+    status: 503,
+    issue: 'security',
+    text: 'An object in the shared store is not the one that the ledger names. It is fetched again; nothing of it is used.',
+  },
+  SHARED_KEY: {
+    status: 503,
+    issue: 'security',
+    text: 'No key was given here for this version of the category. It is opened once an envelope brings one.',
+  },
+  SHARED_CONTENT: {
+    status: 422,
+    issue: 'security',
+    text: 'A shared object says more than its entry allows. Nothing of it is served; the institution that sealed it must enter it anew.',
+  },
+  SHARED_ID_TAKEN: {
+    status: 409,
+    issue: 'duplicate',
+    text: "A shared object uses an id that is somebody else's here. Nothing of it is served.",
+  },
+  SHARED_QUOTA: {
+    status: 503,
+    issue: 'throttled',
+    text: 'More is shared here than a quota takes. It waits; raise the quota under `sharing`, or have less granted.',
   },
   // -- blobs --
   BLOB_NAME: { status: 500, issue: 'invalid', text: 'A blob name must be <institution>/[envelopes/]<sha256 in hex>.' },
@@ -301,6 +370,11 @@ export const ERRORS = {
   },
   LINK_UNKNOWN: { status: 422, issue: 'not-found', text: 'This institution has not made this linking code. Ask it for a new one.' },
   LINK_EXPIRED: { status: 422, issue: 'expired', text: 'The linking code has expired or was taken back. Ask for a new one.' },
+  LINK_REJECTED: {
+    status: 403,
+    issue: 'forbidden',
+    text: 'Somebody of this institution has rejected the link. Nothing of this patient is taken until they come with a new code.',
+  },
   LINK_USED: { status: 422, issue: 'duplicate', text: 'The linking code was used by somebody else before. Ask for a new one.' },
   LINK_OTHER: {
     status: 422,

@@ -43,7 +43,7 @@ export function createAuditLog(parts: {
     const patients = event.patients.length === 0 ? [undefined] : event.patients;
     return await Promise.all(
       patients.map(async (patient) => {
-        const id = newId('aud');
+        const id = event.patients.length <= 1 ? (event.id ?? newId('aud')) : newId('aud');
         const { plaintext, leaf } = encodeEvent(storedEvent(event, id, recorded.toISOString(), patient));
         const clear = { id, recorded, inst: patient?.institution ?? null, pat: patient?.patient ?? null };
         return { ...clear, leaf, detail: await rows.sealPurpose(AUDIT_PURPOSE, eventPlace(clear), plaintext) };
@@ -92,7 +92,8 @@ export function createAuditLog(parts: {
         insert into audit_event (id, recorded, inst, pat, leaf, detail)
         select * from unnest(${all.map((row) => row.id)}::text[], ${all.map((row) => row.recorded.toISOString())}::timestamptz[],
           ${all.map((row) => row.inst)}::text[], ${all.map((row) => row.pat)}::text[],
-          ${all.map((row) => row.leaf)}::bytea[], ${all.map((row) => row.detail)}::bytea[])`);
+          ${all.map((row) => row.leaf)}::bytea[], ${all.map((row) => row.detail)}::bytea[])
+        on conflict (id) do nothing`);
       for (const one of batch) one.resolve();
     } catch (error) {
       parts.onError?.(error as Error);

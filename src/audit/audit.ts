@@ -7,6 +7,8 @@ export interface Audit {
 }
 
 export interface AccessEvent {
+  /** `aud-…`, where the same event may be recorded again after a crash: it stands once. For one patient at most. */
+  id?: string;
   interaction: 'read' | 'vread' | 'history-instance' | 'search-type' | 'create' | 'update' | 'operation';
   actor: Actor | undefined;
   requestId: string;

@@ -50,6 +50,8 @@ export async function orphanPuts(sqlOn: Sql, olderThanMs: number): Promise<strin
     select name from puts where at < now() - ${olderThanMs} * interval '1 ms'
       and not exists (select 1 from document_version d where d.pointer = puts.name)
       and not exists (select 1 from device_envelope v where v.name = puts.name)
+      and not exists (select 1 from shared_version v where v.pointer = puts.name)
+      and not exists (select 1 from held_object h where h.pointer = puts.name)
       and not exists (select 1 from projection.entry e where e.pointer = puts.name
         and not exists (select 1 from document_version d where d.document = e.doc and d.version = e.version))`);
   return rows.map((row) => row.name);

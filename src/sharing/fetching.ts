@@ -1,0 +1,297 @@
+import { hash, type JsonWebKey } from 'node:crypto';
+import { CodedError, codeOf, type ErrorCode } from '../errors.ts';
+import { stringifyLossless } from '../records/lossless-json.ts';
+import type { Sql } from '../store/database.ts';
+import { announcePuts, forgetPuts } from '../store/documents.ts';
+import { insertResources, prepareResources, type ResourceRows, writePatients } from '../store/resources.ts';
+import { sql } from '../store/sql.ts';
+import { unwrapWithCategoryKey } from '../vault/foreign-wrap.ts';
+import { holderName } from '../vault/holder.ts';
+import { deleteRows, removeLater } from './ending.ts';
+import { keyPlace, retryAt, type SharingParts } from './parts.ts';
+import { type Received, type SharedDocument, sharedDocument } from './shared-documents.ts';
+import { countDocuments } from './taking-up.ts';
+
+interface Wanted {
+  recorder: string;
+  document: string;
+  version: number;
+  n: number;
+  inst: string;
+  pat: string;
+  category: string;
+  state: string;
+  code: string | null;
+  attempts: number;
+}
+interface Kept {
+  of: Received;
+  entry: Entry;
+  shared: SharedDocument;
+  prepared: ResourceRows;
+  holder: string;
+  pointer: string;
+  header: Buffer;
+  wrapped: string;
+  sizeBytes: number;
+}
+interface Entry {
+  pointer: string;
+  ciphertext_hash: string;
+  commitment: string;
+  key_version: number;
+  tx_id: string;
+  block: number;
+}
+
+/** What the same bytes will always be; only another entry, or another quota, changes it. */
+const FINAL = new Set<ErrorCode>(['SHARED_CONTENT', 'SHARED_ID_TAKEN', 'SHARED_QUOTA', 'SEAL_BROKEN', 'CONTENT_INVALID', 'BLOB_NAME']);
+/** A turn of this many objects, so many at one time: a store that is slow with one patient's does not hold up the others'. */
+const BATCH = 64;
+const AT_ONCE = 4;
+
+/**
+ * Fetches what is wanted: the object that the entry names, checked against the ledger before anything else, opened with the category
+ * key, compared, and kept as a copy of ours with its rows (protocol section 8). Killed anywhere, it is done again: the same names, the
+ * same rows.
+ */
+export function createFetching(
+  parts: Pick<
+    SharingParts,
+    'database' | 'rows' | 'custodian' | 'sealer' | 'blobs' | 'links' | 'facility' | 'quotas' | 'retry' | 'now' | 'onAlarm' | 'log'
+  >,
+) {
+  const { database, rows, custodian, sealer, blobs, links, quotas, retry, now, onAlarm, log } = parts;
+  const own = custodian.institution;
+
+  /** Some of what is due, institutions and patients by turns; the number that came to be held, or that nobody wants any more. */
+  async function fetchSome(closing: () => boolean): Promise<number> {
+    const due = await database.query<Wanted>(sql`
+      select recorder, document, version, n, inst, pat, category, state, code, attempts from (
+        select t.*, row_number() over (partition by inst order by turn, pat) as place from (
+          select o.*, l.state as link, row_number() over (partition by o.inst, o.pat order by o.retry_at, o.wanted_at, o.document) as turn
+          from shared_object o join shared_category c on c.inst = o.inst and c.pat = o.pat and c.category = o.category
+            join patient_link l on l.inst = o.inst and l.pat = o.pat
+          where c.state = 'live' and l.state in ('bound', 'confirmed') and o.retry_at <= ${now()}) t
+        -- Of somebody who was never compared, one document is enough to compare.
+        where link = 'confirmed' or turn = 1) t
+      order by place, inst limit ${BATCH}`);
+    let done = 0;
+    const worker = async (): Promise<void> => {
+      for (let wanted = due.shift(); wanted !== undefined && !closing(); wanted = due.shift()) {
+        try {
+          await fetchOne(wanted);
+          done++;
+        } catch (error) {
+          await failed(wanted, error);
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, worker));
+    return done;
+  }
+
+  async function fetchOne(wanted: Wanted): Promise<void> {
+    const { inst, pat, category, recorder, document, version } = wanted;
+    const entry = await entryOf(wanted);
+    if (entry === undefined) return forget(wanted);
+    const bytes = await getObject(wanted, entry);
+    const holder = holderName(own, { institution: inst, patient: pat });
+    const key = await categoryKey(wanted, entry.key_version, holder);
+    let wrapped: string | undefined;
+    const opened = await sealer.open(
+      bytes,
+      {
+        document,
+        version,
+        patient: pat,
+        category,
+        institution: recorder,
+        ciphertextHash: entry.ciphertext_hash,
+        commitment: entry.commitment,
+      },
+      async (wrap) => {
+        if (wrap.categoryKeyVersion !== entry.key_version) throw new CodedError('SEAL_BROKEN', { diagnostics: 'Another key version.' });
+        const documentKey = await unwrapWithCategoryKey(wrap, key);
+        wrapped = await custodian.wrapOwn(holder, category, documentKey);
+        return documentKey;
+      },
+    );
+    const at = now();
+    const { tx_id: txId, block, ciphertext_hash: ciphertextHash } = entry;
+    const of: Received = {
+      inst,
+      pat,
+      recorder,
+      document,
+      version,
+      n: wanted.n,
+      category,
+      txId,
+      block,
+      ciphertextHash,
+      institution: own,
+      facility: parts.facility,
+      at,
+    };
+    const shared = sharedDocument(of, opened);
+    await requireFreeIds(database, of, shared);
+    await links.compare({ institution: inst, patient: pat }, shared.patient);
+    const prepared = await prepareResources(rows, {
+      institution: inst,
+      recorder,
+      patient: pat,
+      holder,
+      category,
+      document,
+      version,
+      lastUpdated: at,
+      resources: shared.resources,
+      ...(shared.covers === undefined ? {} : { covers: shared.covers }),
+    });
+    const header = await rows.seal(holder, category, `header/${document}/${version}`, Buffer.from(JSON.stringify(opened.inner)));
+    const pointer = `${own}/${ciphertextHash}`;
+    await announcePuts(database, [pointer]);
+    await blobs.put(pointer, bytes);
+    await keep({ of, entry, shared, prepared, holder, pointer, header, wrapped: wrapped ?? '', sizeBytes: bytes.length });
+    log.info({ inst, pat, category, document, version, n: wanted.n, sizeBytes: bytes.length }, 'shared document received');
+  }
+
+  /** The entry that is wanted, where it is still the one that stands. */
+  async function entryOf({ inst, pat, recorder, document, version, n, category }: Wanted): Promise<Entry | undefined> {
+    const [entry] = await database.query<Entry>(sql`
+      select e.pointer, e.ciphertext_hash, e.commitment, e.key_version, e.tx_id, e.block
+      from projection.document d join projection.entry e on e.inst = d.inst and e.pat = d.pat and e.recorder = d.recorder and e.doc = d.doc
+        and e.version = d.version and e.n = d.n and e.standing
+      where d.recorder = ${recorder} and d.doc = ${document} and d.inst = ${inst} and d.pat = ${pat} and d.version = ${version} and d.n = ${n}
+        and d.category = ${category} and not d.withdrawn`);
+    return entry;
+  }
+
+  async function forget({ recorder, document, version, n }: Wanted): Promise<void> {
+    await database.query(sql`
+      delete from shared_object where recorder = ${recorder} and document = ${document} and version = ${version} and n = ${n}`);
+  }
+
+  async function getObject({ inst, pat, code }: Wanted, entry: Entry): Promise<Uint8Array> {
+    // One that was over the quota is in only once there is room; the others count themselves.
+    if (code === 'SHARED_QUOTA' && (await countDocuments(database, { institution: inst, patient: pat })) >= quotas.maxDocumentsPerPatient)
+      throw new CodedError('SHARED_QUOTA');
+    const size = (await blobs.head(entry.pointer))?.sizeBytes;
+    if (size === undefined) throw new CodedError('BLOB_MISSING');
+    const [held] = await database.query<{ bytes: number }>(
+      sql`select coalesce(sum(size_bytes), 0)::bigint as bytes from shared_version where inst = ${inst} and pat = ${pat}`,
+    );
+    if (size > quotas.maxObjectBytes || (held?.bytes ?? 0) + size > quotas.maxBytesPerPatient) throw new CodedError('SHARED_QUOTA');
+    const bytes = await blobs.get(entry.pointer);
+    if (hash('sha256', bytes) !== entry.ciphertext_hash) throw new CodedError('SHARED_HASH');
+    return bytes;
+  }
+
+  async function categoryKey({ inst, pat, category }: Wanted, version: number, holder: string): Promise<JsonWebKey> {
+    const [row] = await database.query<{ jwk: Buffer }>(sql`
+      select jwk from shared_key where inst = ${inst} and pat = ${pat} and category = ${category} and version = ${version}`);
+    if (row === undefined) throw new CodedError('SHARED_KEY');
+    return JSON.parse((await rows.open(holder, category, keyPlace(version), row.jwk)).toString('utf8')) as JsonWebKey;
+  }
+
+  async function keep({ of, entry, shared, prepared, holder, pointer, header, wrapped, sizeBytes }: Kept): Promise<void> {
+    const { inst, pat, category, recorder, document, version } = of;
+    await database.transaction(async (tx) => {
+      const [row] = await tx.query<{ state: string }>(sql`
+        select state from shared_category where inst = ${inst} and pat = ${pat} and category = ${category} for update`);
+      // Ended while it was fetched: the copy is swept, or removed with the end.
+      if (row?.state !== 'live') return removeLater(tx, [pointer], null);
+      const held = await tx.query<{ version: number; commitment: string; pointer: string; ciphertext_hash: string }>(sql`
+        select version, commitment, pointer, ciphertext_hash from shared_version where recorder = ${recorder} and document = ${document}`);
+      const same = held.find((one) => one.version === version);
+      const older = held.filter((one) => one.version < version);
+      if (!held.some((one) => one.version > version)) {
+        if (same?.commitment === entry.commitment) {
+          // Sealed anew: what was served on until now is the same content.
+          await tx.query(sql`
+            update shared_version set n = ${of.n}, pointer = ${pointer}, origin = ${entry.pointer}, ciphertext_hash = ${entry.ciphertext_hash},
+              key_version = ${entry.key_version}, size_bytes = ${sizeBytes}, header = ${header}, wrap = ${wrapped}, fetched_at = ${of.at}
+            where recorder = ${recorder} and document = ${document} and version = ${version}`);
+          if (same.pointer !== pointer) await removeLater(tx, [same.pointer], null);
+        } else {
+          await requireFreeIds(tx, of, shared);
+          await deleteRows(
+            tx,
+            sql`recorder = ${recorder} and document = ${document} and inst = ${inst} and pat = ${pat} and document_version <= ${version}`,
+          );
+          await tx.query(sql`delete from shared_version where recorder = ${recorder} and document = ${document} and version <= ${version}`);
+          await removeLater(
+            tx,
+            [...older, ...(same === undefined ? [] : [same])].map((one) => one.pointer).filter((one) => one !== pointer),
+            null,
+          );
+          await tx.query(sql`
+            insert into shared_version (recorder, document, version, n, inst, pat, category, pointer, origin, ciphertext_hash, commitment, key_version,
+              size_bytes, manifest_hash, header, wrap, fetched_at)
+            values (${recorder}, ${document}, ${version}, ${of.n}, ${inst}, ${pat}, ${category}, ${pointer}, ${entry.pointer}, ${entry.ciphertext_hash},
+              ${entry.commitment}, ${entry.key_version}, ${sizeBytes}, ${shared.manifestHash}, ${header}, ${wrapped}, ${of.at})`);
+          await insertResources(tx, [prepared]);
+          await keepPatient(tx, of, shared, holder);
+        }
+      }
+      // From now on the row says where the copy lies.
+      await forgetPuts(tx, [pointer]);
+      await tx.query(sql`delete from shared_removal where pointer = ${pointer}`);
+      await tx.query(sql`
+        delete from shared_object where recorder = ${recorder} and document = ${document} and (version, n) <= (${version}, ${of.n})`);
+    });
+  }
+
+  /** The Patient of theirs, as the newest of their documents says it. */
+  async function keepPatient(tx: Sql, of: Received, shared: SharedDocument, holder: string): Promise<void> {
+    const [newer] = await tx.query(sql`
+      update patient_link set demographics_as_of = ${shared.asOf}
+      where inst = ${of.inst} and pat = ${of.pat} and (demographics_as_of is null or demographics_as_of < ${shared.asOf}) returning link`);
+    if (newer === undefined) return;
+    await writePatients(tx, rows, {
+      institution: of.inst,
+      patients: [{ patient: of.pat, holder, text: stringifyLossless(shared.patient) }],
+      lastUpdated: of.at,
+    });
+  }
+
+  async function failed(wanted: Wanted, error: unknown): Promise<void> {
+    const code = codeOf(error) ?? 'INTERNAL';
+    const { inst, pat, category, recorder, document, version, n } = wanted;
+    const attempts = wanted.attempts + 1;
+    const final = FINAL.has(code);
+    const givenUp = final || attempts >= retry.maxAttempts;
+    // A key comes with an envelope, which wakes this again; a document alone says nothing yet.
+    const state = !givenUp ? 'wanted' : code === 'BLOB_MISSING' || code === 'UNAVAILABLE' || code === 'SHARED_KEY' ? 'missing' : 'refused';
+    await database.query(sql`
+      update shared_object set state = ${state}, code = ${code}, attempts = ${attempts}, retry_at = ${retryAt(parts, final ? retry.maxAttempts : attempts)}
+      where recorder = ${recorder} and document = ${document} and version = ${version} and n = ${n}`);
+    log.warn({ inst, pat, category, document, version, code, attempts }, 'a shared document cannot be received');
+    if (code === 'INTERNAL') log.error({ err: error }, 'a shared document failed for no coded reason');
+    const isNews = code !== wanted.code && (final || code === 'SHARED_HASH' || code === 'INTERNAL');
+    if (isNews || (givenUp && wanted.state === 'wanted' && !final)) onAlarm({ code, inst, pat, category, document, version });
+  }
+
+  return { fetchSome };
+}
+
+/** A hostile institution can neither overwrite nor shadow rows of ours or of a third, nor take their ids before they come. */
+async function requireFreeIds(on: Sql, of: Received, shared: SharedDocument): Promise<void> {
+  const { inst, pat, recorder, document } = of;
+  const ids = shared.resources.map(({ id }) => id);
+  if (new Set(ids).size !== ids.length) throw new CodedError('SHARED_CONTENT', { diagnostics: 'Two resources bear one id.' });
+  const taken = await on.query(sql`
+    select 1 from resource r where r.id = any(${ids}) and (r.inst, r.pat, r.recorder, r.document) is distinct from (${inst}, ${pat}, ${recorder}, ${document})
+    union all select 1 from resource r where r.id = ${pat} and (r.inst <> ${inst} or r.pat <> ${pat})
+    union all select 1 from patient p where p.pat = ${pat} or p.pat = any(${ids})
+    union all select 1 from resource_identity i where i.id = any(${ids})
+    union all select 1 from directory_resource d where d.id = any(${ids}) or d.id = ${pat}
+    union all select 1 from subject s where s.document = ${document}
+    union all select 1 from projection.institution i join projection.document d on d.recorder = i.inst and d.doc = ${document}
+      where i.inst <> ${recorder}
+        and (select min(e.block) from projection.entry e where e.inst = d.inst and e.pat = d.pat and e.recorder = d.recorder and e.doc = d.doc)
+          <= (select min(e.block) from projection.entry e where e.inst = ${inst} and e.pat = ${pat} and e.recorder = ${recorder} and e.doc = ${document})
+    limit 1`);
+  if (taken.length > 0) throw new CodedError('SHARED_ID_TAKEN');
+}
