@@ -15,12 +15,14 @@ import type { Settings } from './cli/settings.ts';
 import { parseDurationMs } from './config/schema.ts';
 import { createConsentService } from './consent/consent-service.ts';
 import { readableScope } from './consent/readable-scope.ts';
+import { createDevice } from './device/device.ts';
 import { createFacade } from './fhir/facade.ts';
 import { createHttpApp, safeError } from './http/app.ts';
 import { createHealth } from './http/health.ts';
 import { createHttpServer } from './http/server.ts';
 import { newId } from './ids.ts';
 import { openAlarms } from './ledger/projection-alarms.ts';
+import { createDirectories } from './membership/directory.ts';
 import { ensureInstitution } from './membership/institution.ts';
 import { createMembership } from './membership/members.ts';
 import { createMetrics } from './observe/metrics.ts';
@@ -50,6 +52,9 @@ export interface AppOptions {
   /** Pull by schedule while serving; the demo pulls by itself. */
   schedule?: boolean;
 }
+
+/** Of one address: a patient's device sends a few at a time. */
+const STATEMENTS_A_MINUTE = 120;
 
 /**
  * Builds oncobridge from a configuration and closes it in reverse order; the only place that knows all parts.
@@ -135,6 +140,23 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       metrics.onAlarm('integrity');
     };
 
+    const fresh = createFreshness({ projection, reads, maxStalenessMs });
+    const verifyToken = (token: string) => verifier.verify(`Bearer ${token}`);
+    const directories = createDirectories({ database, custodian, ledgerId, name: server.institution.name });
+    const device = createDevice({
+      ...carrier,
+      database,
+      blobs: core.blobs,
+      custodian,
+      ledgerId,
+      msp: core.msp,
+      audit,
+      directories,
+      verifyToken,
+      allows: scopeAllows,
+      fresh,
+      statementsPerMinute: Math.min(STATEMENTS_A_MINUTE, server.http.requestsPerMinute),
+    });
     const smart = issuer.smartConfiguration() as { capabilities: string[]; scopes_supported: string[] };
     const facade = createFacade(
       {
@@ -151,8 +173,8 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
           institution,
           baseUrl: facadeUrl,
         }),
-        verifyToken: (token) => verifier.verify(`Bearer ${token}`),
-        fresh: createFreshness({ projection, reads, maxStalenessMs }),
+        verifyToken,
+        fresh,
         allows: scopeAllows,
         readableScope,
         onIntegrity,
@@ -178,6 +200,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       mounts: [
         ['/fhir', facade.router],
         ['/auth', createTokenRouter({ issuer })],
+        ['/device', device.router],
       ],
       logger: log,
       requestsPerMinute: server.http.requestsPerMinute,
@@ -240,7 +263,12 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
         });
         closers.push(() => puller.close());
       }
-      const sweeper = createSchedule({ name: 'sweep', everyMs: 3_600_000, work: () => core.reconcile.sweep(), log });
+      const sweeper = createSchedule({
+        name: 'sweep',
+        everyMs: 3_600_000,
+        work: () => device.sweep().then(() => core.reconcile.sweep()),
+        log,
+      });
       closers.push(() => sweeper.close());
     }
     // Before all others, and again in its place where the start fails: no request meets a part that is closed already.

@@ -1,0 +1,117 @@
+import { createHash } from 'node:crypto';
+import { CodedError } from '../errors.ts';
+import type { Payloads } from '../ledger/contract/shapes.ts';
+import type { BlobStore } from '../store/blobs.ts';
+import type { Database, Sql } from '../store/database.ts';
+import { announcePuts, forgetPuts } from '../store/documents.ts';
+import { sql } from '../store/sql.ts';
+import { isEnvelopeTo, MAX_ENVELOPE_LENGTH } from '../vault/envelope.ts';
+import type { LedgerPatient } from '../vault/holder.ts';
+
+/** An envelope as a statement names it: by a permission's version, or by a category key's. */
+export interface NamedEnvelope {
+  category: string;
+  hash: string;
+  path: string;
+  recipient: string;
+  grantee: string | null;
+  sequence: number | null;
+  keyVersion: number | null;
+}
+
+export function envelopesOfGrant(payload: Payloads['grantPermission']): NamedEnvelope[] {
+  return payload.permissions.flatMap(({ category, grantee, sequence, envelope }) =>
+    envelope === null ? [] : [{ ...envelope, category, grantee, sequence, keyVersion: null }],
+  );
+}
+export function envelopesOfKey({ category, version, envelopes }: Payloads['publishCategoryKey']): NamedEnvelope[] {
+  return envelopes.map((envelope) => ({ ...envelope, category, grantee: null, sequence: null, keyVersion: version }));
+}
+
+export interface KeptEnvelopes {
+  /**
+   * Stores the envelopes that came with a statement. Each must be one that the payload names under our own prefix; one that it
+   * names there and that did not come must lie there already. ENVELOPE_UNFIT or TOO_LARGE otherwise, and nothing is stored.
+   */
+  put(of: LedgerPatient, named: readonly NamedEnvelope[], given: readonly string[]): Promise<void>;
+  /** Their rows, in the transaction that brings the statement on its way: from then on no sweep takes them. */
+  keep(tx: Sql, facts: { of: LedgerPatient; statement: string; outbox: string; named: readonly NamedEnvelope[] }): Promise<void>;
+  /** Gives up envelopes that nothing on the ledger names any more; their objects go with the next sweep an hour later. Resolves to their number. */
+  sweep(): Promise<number>;
+}
+
+/** Envelopes under our own prefix: we alone may put there, so whichever gateway carries a statement keeps its envelopes. */
+export function createKeptEnvelopes(parts: {
+  database: Database;
+  blobs: Pick<BlobStore, 'put' | 'head'>;
+  institution: string;
+}): KeptEnvelopes {
+  const { database, blobs, institution } = parts;
+  const prefix = `${institution}/envelopes/`;
+  const isOurs = (one: NamedEnvelope): boolean => one.path.startsWith(prefix);
+
+  return {
+    async put(of, named, given) {
+      for (const one of named) if (!one.path.endsWith(`/envelopes/${one.hash}`)) throw unfit('A path does not end in the hash beside it.');
+      const texts = new Map<string, string>();
+      for (const text of given) {
+        if (text.length > MAX_ENVELOPE_LENGTH) throw new CodedError('TOO_LARGE');
+        const hash = createHash('sha256').update(text).digest('hex');
+        const naming = named.filter((one) => isOurs(one) && one.hash === hash);
+        if (naming.length === 0) throw unfit("The statement does not name one of them under this institution's prefix.");
+        for (const { category, recipient } of naming)
+          if (!isEnvelopeTo(text, { patient: of, category, recipient }))
+            throw unfit('One of them is none, or is of another patient, category or recipient than the statement says.');
+        texts.set(hash, text);
+      }
+      for (const one of named)
+        if (isOurs(one) && !texts.has(one.hash) && (await blobs.head(one.path)) === undefined) throw unfit('One of them is missing.');
+      if (texts.size === 0) return;
+      await announcePuts(
+        database,
+        [...texts.keys()].map((hash) => prefix + hash),
+      );
+      for (const [hash, text] of texts) await blobs.put(prefix + hash, Buffer.from(text));
+    },
+
+    async keep(tx, { of, statement, outbox, named }) {
+      const ours = named.filter(isOurs);
+      for (const one of ours)
+        await tx.query(sql`
+          insert into device_envelope (name, statement, inst, pat, category, recipient, grantee, sequence, key_version, outbox)
+          values (${one.path}, ${statement}, ${of.institution}, ${of.patient}, ${one.category}, ${one.recipient}, ${one.grantee}, ${one.sequence},
+            ${one.keyVersion}, ${outbox})
+          on conflict (name, statement) do update set outbox = excluded.outbox`);
+      await forgetPuts(
+        tx,
+        ours.map((one) => one.path),
+      );
+    },
+
+    async sweep() {
+      // A permission's: once that version is not the live head any more. A key version's: once no permission of the category is live.
+      const live = sql`p.inst = v.inst and p.pat = v.pat and p.category = v.category and p.status = 'active'
+        and exists (select 1 from projection.clause c where c.inst = p.inst and c.pat = p.pat and c.grantor = p.grantor and c.grantee = p.grantee
+          and c.category = p.category and c.effect = 'permit' and (c.period_end is null or c.period_end > now()))`;
+      const named = sql`(v.key_version is not null or (p.grantor = 'patient' and p.grantee = v.grantee and p.seq = v.sequence and exists (
+        select 1 from projection.state s where s.value::jsonb ->> 'statement' = v.statement
+          and s.key = 'perm/' || v.inst || '/' || v.pat || '/patient/' || v.grantee || '/' || v.category || '/v/' || lpad(v.sequence::text, 10, '0'))))`;
+      const refused = sql`exists (select 1 from outbox o where o.id = v.outbox and o.state in ('rejected', 'conflict'))`;
+      const underWay = sql`exists (select 1 from outbox o where o.id = v.outbox and (o.settled_at is null
+        or (o.state = 'committed' and o.block >= (select height from projection.checkpoint))))`;
+      return database.transaction(async (tx) => {
+        const gone = await tx.query<{ name: string }>(sql`
+          delete from device_envelope v
+          where ${refused} or (not ${underWay} and not exists (select 1 from projection.permission p where ${live} and ${named}))
+          returning v.name`);
+        const names = [...new Set(gone.map((row) => row.name))];
+        await announcePuts(tx, names);
+        return names.length;
+      });
+    },
+  };
+}
+
+function unfit(diagnostics: string): CodedError {
+  return new CodedError('ENVELOPE_UNFIT', { diagnostics });
+}
