@@ -99,6 +99,7 @@ export async function createReadWorld(documents: number, filler = 0): Promise<Re
         reads,
         rows,
         sealer: createSealer({ custodian }),
+        custodian,
         blobs: createFileBlobs({ directory: join(directory, 'blobs') }),
         institution: INSTITUTION,
         cursorKey: randomBytes(32),

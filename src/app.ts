@@ -164,6 +164,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
         reads,
         rows,
         sealer: core.sealer,
+        custodian,
         blobs: core.blobs,
         audit,
         consents,

@@ -59,6 +59,16 @@ export const ERRORS = {
   INTERNAL: { status: 500, issue: 'exception', text: 'An internal error occurred. The request id finds it in the log.' },
   STALE: { status: 503, issue: 'transient', text: 'The ledger view is too old to decide. Try again shortly.' },
   UNAVAILABLE: { status: 503, issue: 'transient', text: 'A part that is needed is not available. Try again shortly.' },
+  NOT_FETCHED: {
+    status: 503,
+    issue: 'transient',
+    text: "A document of another institution that you may read is not here yet. Try again; if this stays, the operator knows, and a search that names other patients is not held up.",
+  },
+  INCOMPLETE: {
+    status: 200,
+    issue: 'incomplete',
+    text: 'The list is incomplete: documents of another institution that you may read could not be fetched. It is tried again; the operator has been alarmed.',
+  },
   // -- records --
   CONTENT_INVALID: {
     status: 422,

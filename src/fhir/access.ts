@@ -1,8 +1,11 @@
+import { hash } from 'node:crypto';
 import type { AccessEvent } from '../audit/audit.ts';
 import { isEmergency } from '../auth/purposes.ts';
 import type { Interaction } from '../auth/scopes.ts';
 import { CodedError, codeOf } from '../errors.ts';
+import { isObject, type Json, parseResource, stringifyLossless } from '../records/lossless-json.ts';
 import { resourcePlace } from '../store/resources.ts';
+import { holderName } from '../vault/holder.ts';
 import type { Caller, FacadeParts, PatientKey } from './ports.ts';
 import { hasEmergency, type ReadableRow } from './readable.ts';
 import { SERVED_TYPES } from './served-types.ts';
@@ -88,12 +91,31 @@ async function whileStale<T>(
   }
 }
 
-/** The text of a row: opened where it is sealed. */
-export async function textOfRow(parts: Pick<FacadeParts, 'rows'>, row: ReadableRow): Promise<string> {
+/** The text of a row: opened where it is sealed; of a Patient with the links that this caller may see. */
+export async function textOfRow(parts: Pick<FacadeParts, 'rows' | 'institution'>, row: ReadableRow): Promise<string> {
   if (typeof row.body === 'string') return row.body;
-  const { pat, category } = row;
-  if (pat === null || category === null) throw new CodedError('INTERNAL', { diagnostics: 'A sealed row without a patient.' });
-  return (await parts.rows.open(pat, category, resourcePlace(row.id, row.version), row.body)).toString('utf8');
+  const { inst, pat, category } = row;
+  if (inst === null || pat === null || category === null)
+    throw new CodedError('INTERNAL', { diagnostics: 'A sealed row without a patient.' });
+  const holder = holderName(parts.institution, { institution: inst, patient: pat });
+  const text = (await parts.rows.open(holder, category, resourcePlace(row.id, row.version), row.body)).toString('utf8');
+  return withLinks(text, row.links ?? []);
+}
+
+/** Patient.link (protocol section 8): the same person under another pseudonym. */
+function withLinks(text: string, links: readonly string[]): string {
+  if (links.length === 0) return text;
+  const resource = parseResource(text);
+  const former = Array.isArray(resource['link']) ? (resource['link'] as readonly Json[]) : [];
+  const added = links.map((id) => ({ other: { reference: `Patient/${id}` }, type: 'seealso' }));
+  return stringifyLossless({ ...resource, link: [...former.filter(isObject), ...added] });
+}
+
+/** What an ETag names: the version, and with it the links that this caller sees. */
+export function tagOf(row: Pick<ReadableRow, 'version' | 'links'>): string {
+  const { version, links } = row;
+  if (links === undefined || links === null || links.length === 0) return String(version);
+  return `${version}-${hash('sha256', links.join()).slice(0, 16)}`;
 }
 
 /** The patients of rows, each once, for the audit. */

@@ -1,12 +1,15 @@
 import { CodedError, codeOf } from '../errors.ts';
 import { isObject, type Json, parseResource, textOf } from '../records/lossless-json.ts';
-import { sql } from '../store/sql.ts';
+import { raw, type SqlFragment, sql } from '../store/sql.ts';
+import { ownWrap } from '../vault/foreign-wrap.ts';
+import { holderName } from '../vault/holder.ts';
 import { access, patientsOf, RESOURCE_ID, textOfRow } from './access.ts';
+import { createCompleteReads } from './complete-reads.ts';
 import { findMisfiled, MISFILED_REVIEW, partOfDocument } from './misfiled.ts';
 import { binaryForm } from './negotiate.ts';
 import type { Answer, Caller, FacadeParts, PatientKey } from './ports.ts';
 import { type Conditions, FHIR_JSON, notModified, versionHeaders } from './read.ts';
-import { columns, doubt, type ReadableRow, readableOrDoubtful } from './readable.ts';
+import { doubt, type ReadableRow } from './readable.ts';
 
 export interface BinaryRequest extends Conditions {
   accept?: string;
@@ -22,14 +25,22 @@ export interface BinaryReader {
   read(caller: Caller, id: string, request: BinaryRequest): Promise<Answer>;
 }
 
-type BinaryRow = ReadableRow & { document: string; pointer: string; ciphertext_hash: string; commitment: string };
+type BinaryRow = ReadableRow & {
+  document: string;
+  recorder: string;
+  pointer: string;
+  ciphertext_hash: string;
+  commitment: string;
+  /** Of what another institution recorded: the document key under our own key. */
+  wrap: string | null;
+};
 
 /** What is served: where its bytes are, of which kind, and what the resource says beside them. */
 interface FoundBinary {
   row: Pick<
     BinaryRow,
     'id' | 'version' | 'last_updated' | 'pat' | 'category' | 'height' | 'document' | 'pointer' | 'ciphertext_hash' | 'commitment'
-  >;
+  > & { shared?: Pick<BinaryRow, 'inst' | 'recorder' | 'wrap'> };
   contentType: string;
   meta: Json | undefined;
   /** Nobody's whom the audit could name, and what permits it. */
@@ -43,12 +54,14 @@ const PARTS: Readonly<Record<string, { part: 'pdf' | 'bundle'; extension: string
 };
 
 export function createBinaryReader(parts: FacadeParts): BinaryReader {
+  const complete = createCompleteReads(parts);
+
   async function find(caller: Caller, id: string): Promise<FoundBinary> {
     const row = await readable(caller, id);
     if (row !== undefined) {
       const resource = parseResource(await textOfRow(parts, row));
       return {
-        row,
+        row: row.recorder === parts.institution ? row : { ...row, shared: row },
         contentType: textOf(resource['contentType']) ?? '',
         meta: resource['meta'],
         misfiled: false,
@@ -65,35 +78,55 @@ export function createBinaryReader(parts: FacadeParts): BinaryReader {
 
   async function readable(caller: Caller, id: string): Promise<BinaryRow | undefined> {
     if (!RESOURCE_ID.test(id)) throw new CodedError('NOT_FOUND');
-    const { cte, from, doubtful } = readableOrDoubtful(parts, caller, 'document');
-    const [row] = await parts.database.query<BinaryRow>(sql`
-      with ${cte} select ${columns('document')}, ${doubtful}, r.document,
-        (select v.pointer from document_version v where v.document = r.document and v.version = r.document_version) as pointer,
-        (select d.ciphertext_hash from projection.document d where d.recorder = r.recorder and d.doc = r.document) as ciphertext_hash,
-        (select d.commitment from projection.document d where d.recorder = r.recorder and d.doc = r.document) as commitment
-      ${from} and r.id = ${id} and r.type = 'Binary' order by doubtful limit 1`);
+    const own = parts.institution;
+    const held = (column: 'pointer' | 'ciphertext_hash' | 'wrap'): SqlFragment =>
+      sql`(select v.${raw(column)} from shared_version v where v.recorder = r.recorder and v.document = r.document and v.version = r.document_version)`;
+    const row = await complete.one<Omit<BinaryRow, keyof ReadableRow>>(caller, 'document', {
+      type: 'Binary',
+      id,
+      document: partOfDocument(id)?.document,
+      more: sql`, r.document, r.recorder,
+        case when r.recorder = ${own} then (select v.pointer from document_version v where v.document = r.document and v.version = r.document_version)
+          else ${held('pointer')} end as pointer,
+        case when r.recorder = ${own} then (select d.ciphertext_hash from projection.document d where d.recorder = r.recorder and d.doc = r.document)
+          else ${held('ciphertext_hash')} end as ciphertext_hash,
+        (select d.commitment from projection.document d where d.recorder = r.recorder and d.doc = r.document) as commitment,
+        case when r.recorder <> ${own} then ${held('wrap')} end as wrap`,
+    });
     if (row?.doubtful === true) throw doubt(parts, row);
     return row;
   }
 
   async function open(row: FoundBinary['row'], part: 'pdf' | 'bundle'): Promise<Uint8Array> {
-    return parts.sealer.openPart(await parts.blobs.get(row.pointer), part, {
-      document: row.document,
-      version: row.version,
-      patient: row.pat ?? '',
-      category: row.category ?? '',
+    const { document, version, category, pointer, shared } = row;
+    const patient = row.pat ?? '';
+    const expect = {
+      document,
+      version,
+      patient,
+      category: category ?? '',
       ciphertextHash: row.ciphertext_hash,
       commitment: row.commitment,
-    });
+    };
+    if (shared === undefined) return parts.sealer.openPart(await parts.blobs.get(pointer), part, expect);
+    const { inst, recorder, wrap } = shared;
+    const institution = parts.institution;
+    // What we hold is our own copy. Another institution's store is never asked on a read: it would tell when we looked.
+    if (inst === null || wrap === null || !pointer.startsWith(`${institution}/`)) throw new CodedError('SEAL_BROKEN');
+    const holder = holderName(institution, { institution: inst, patient });
+    const key = ownWrap({ institution, holder, category: expect.category, wrapped: wrap });
+    return parts.sealer.openPart(await parts.blobs.get(pointer), part, { ...expect, institution: recorder }, () =>
+      parts.custodian.unwrapDocumentKey(key),
+    );
   }
 
-  /** The bytes; where the object is broken or gone, once more by a fresh row, for it may have been resealed meanwhile. */
+  /** The bytes; where the object or its key is broken or gone, once more by a fresh row, for it may have been resealed or ended meanwhile. */
   async function content(caller: Caller, row: FoundBinary['row'], part: 'pdf' | 'bundle'): Promise<Uint8Array> {
     try {
       return await open(row, part);
     } catch (error) {
       const code = codeOf(error);
-      if (code !== 'SEAL_BROKEN' && code !== 'BLOB_MISSING') throw error;
+      if (code !== 'SEAL_BROKEN' && code !== 'BLOB_MISSING' && code !== 'KEY_MISSING') throw error;
       const { row: again } = await find(caller, row.id);
       if (again.pointer !== row.pointer || again.version !== row.version) return open(again, part);
       parts.onIntegrity({ document: row.document, version: row.version, reason: code });

@@ -8,17 +8,17 @@ export interface BundleEntry {
   mode: 'match' | 'include';
 }
 
-/** A searchset. Resources go in as their stored text, so that no decimal is printed anew. `outcome` is an OperationOutcome's JSON. */
+/** A searchset. Resources go in as their stored text, so that no decimal is printed anew. `outcomes` are the JSON of OperationOutcomes. */
 export function searchset(
   baseUrl: string,
-  bundle: { entries: readonly BundleEntry[]; total?: number; self: string; next?: string; outcome?: string },
+  bundle: { entries: readonly BundleEntry[]; total?: number; self: string; next?: string; outcomes: readonly string[] },
 ): string {
   const link = [{ relation: 'self', url: bundle.self }, ...(bundle.next !== undefined ? [{ relation: 'next', url: bundle.next }] : [])];
   const entries = bundle.entries.map(
     ({ type, id, text, mode }) =>
       `{"fullUrl":${JSON.stringify(`${baseUrl}/${type}/${id}`)},"resource":${text},"search":{"mode":"${mode}"}}`,
   );
-  if (bundle.outcome !== undefined) entries.push(`{"resource":${bundle.outcome},"search":{"mode":"outcome"}}`);
+  for (const outcome of bundle.outcomes) entries.push(`{"resource":${outcome},"search":{"mode":"outcome"}}`);
   const total = bundle.total === undefined ? '' : `"total":${bundle.total},`;
   // An empty array is no legal FHIR JSON.
   const entry = entries.length === 0 ? '' : `,"entry":[${entries.join(',')}]`;

@@ -28,7 +28,7 @@ export function capabilityStatement(settings: FacadeSettings, date: Date): Capab
             versioning: 'versioned',
             readHistory: false,
             updateCreate: false,
-            conditionalRead: type === 'Consent' || type === 'AuditEvent' ? 'not-match' : 'full-support',
+            conditionalRead: ['Consent', 'AuditEvent', 'Patient'].includes(type) ? 'not-match' : 'full-support',
             ...(isSearchable(type)
               ? {
                   searchInclude: type === 'AuditEvent' || type === 'Consent' ? [] : includes(type),

@@ -5,6 +5,7 @@ import type { Interaction } from '../auth/scopes.ts';
 import type { readableScope } from '../consent/readable-scope.ts';
 import type { BlobStore } from '../store/blobs.ts';
 import type { Database, Sql } from '../store/database.ts';
+import type { Custodian } from '../vault/custodian.ts';
 import type { Sealer } from '../vault/sealed-object.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 
@@ -84,6 +85,8 @@ export interface FacadeParts {
   reads: Sql;
   rows: SealedRows;
   sealer: Sealer;
+  /** Opens the document keys of what another institution recorded and we hold. */
+  custodian: Pick<Custodian, 'unwrapDocumentKey'>;
   blobs: BlobStore;
   audit: Audit;
   consents: ConsentPort;

@@ -1,9 +1,10 @@
 import { CodedError } from '../errors.ts';
 import { type SqlFragment, sql } from '../store/sql.ts';
-import { access, type Found, patientsOf, RESOURCE_ID, textOfRow, withAbsoluteUrls } from './access.ts';
+import { access, type Found, patientsOf, RESOURCE_ID, tagOf, textOfRow, withAbsoluteUrls } from './access.ts';
+import { createCompleteReads } from './complete-reads.ts';
 import { findMisfiled, MISFILED_REVIEW, misfiledReference } from './misfiled.ts';
 import type { Answer, Caller, FacadeParts, FacadeSettings, ServedResource } from './ports.ts';
-import { columns, doubt, type ReadableRow, readableOrDoubtful, readableRows } from './readable.ts';
+import { columns, directRows, doubt, type ReadableRow } from './readable.ts';
 import { SERVED_TYPES } from './served-types.ts';
 
 /** If-None-Match and If-Modified-Since of a read: they are looked at after consent, for a 304 is a disclosure too. */
@@ -24,6 +25,8 @@ export interface Reader {
 export const FHIR_JSON = 'application/fhir+json; charset=utf-8';
 
 export function createReader(parts: FacadeParts, settings: FacadeSettings): Reader {
+  const complete = createCompleteReads(parts);
+
   async function find(caller: Caller, type: string, id: string, version?: string): Promise<{ row: ReadableRow; text: string }> {
     return (await look(caller, type, id, version)) ?? Promise.reject(new CodedError('NOT_FOUND'));
   }
@@ -34,19 +37,27 @@ export function createReader(parts: FacadeParts, settings: FacadeSettings): Read
     if (version !== undefined && !/^[1-9]\d{0,8}$/.test(version)) throw new CodedError('NOT_FOUND');
     const ofVersion: SqlFragment = version === undefined ? sql`` : sql` and r.version = ${Number(version)}`;
     const direct = async (): Promise<ReadableRow | undefined> => {
-      const { cte, from } = readableRows(parts, caller, shelf, 'direct');
+      const { cte, from } = directRows(parts, caller, shelf);
+      // Who is linked to somebody of another institution is shown with what the whole scope says of both.
+      const also =
+        shelf === 'patient'
+          ? sql`, exists (select 1 from patient_link l where l.own_pat = r.pat and l.state = 'confirmed') as linked`
+          : sql``;
       // The directory is read by what refers to its rows, which no index look-up by id finds.
-      const [found] = await (shelf === 'directory' ? parts.database : parts.reads).query<ReadableRow>(
-        sql`with ${cte} select ${columns(shelf)} ${from} and r.id = ${id} and r.type = ${type}${ofVersion}`,
+      const [found] = await (shelf === 'directory' ? parts.database : parts.reads).query<ReadableRow & { linked?: boolean }>(
+        sql`with ${cte} select ${columns(shelf)}${also} ${from} and r.id = ${id} and r.type = ${type}${ofVersion}`,
       );
-      return found;
+      return found?.linked === true ? undefined : found;
     };
     const whole = async (): Promise<ReadableRow | undefined> => {
-      const { cte, from, doubtful } = readableOrDoubtful(parts, caller, shelf);
-      const [found] = await parts.database.query<ReadableRow & { document: string }>(
-        sql`with ${cte} select ${columns(shelf)}, ${doubtful}${shelf === 'document' ? sql`, r.document` : sql``} ${from}
-          and r.id = ${id} and r.type = ${type}${ofVersion} order by doubtful limit 1`,
-      );
+      const more = shelf === 'document' ? sql`, r.document` : sql``;
+      const found = await complete.one<{ document: string }>(caller, shelf, {
+        type,
+        id,
+        document: type === 'DocumentReference' ? id : undefined,
+        more,
+        ...(version === undefined ? {} : { version: Number(version) }),
+      });
       if (found?.doubtful === true) throw doubt(parts, found);
       return found;
     };
@@ -86,8 +97,11 @@ export function createReader(parts: FacadeParts, settings: FacadeSettings): Read
     if (found === undefined) throw new CodedError('NOT_FOUND');
     const { row, text } = found;
     const versionId = String(row.version);
+    // A link that came or went changes no time.
+    const { ifModifiedSince: _since, ...byTag } = conditions;
+    const tagged = type === 'Patient' ? byTag : conditions;
     return {
-      answer: resourceAnswer({ versionId, lastUpdated: row.last_updated, text }, conditions),
+      answer: resourceAnswer({ versionId: tagOf(row), lastUpdated: row.last_updated, text }, tagged),
       patients: patientsOf([row]),
       height: row.height,
       versionId,
@@ -105,7 +119,7 @@ export function createReader(parts: FacadeParts, settings: FacadeSettings): Read
       access(parts, caller, { interaction: 'history-instance', needs: [{ type, interaction: 'r' }], type, id }, async (as) => {
         const { row, text } = await find(as, type, id);
         const url = `${settings.baseUrl}/${type}/${id}`;
-        const response = JSON.stringify({ status: '200', etag: `W/"${row.version}"`, lastModified: row.last_updated.toISOString() });
+        const response = JSON.stringify({ status: '200', etag: `W/"${tagOf(row)}"`, lastModified: row.last_updated.toISOString() });
         const request = JSON.stringify({ method: row.version === 1 ? 'POST' : 'PUT', url: `${type}/${id}` });
         const body =
           `{"resourceType":"Bundle","type":"history","total":1,"link":[{"relation":"self","url":${JSON.stringify(`${url}/_history`)}}],` +

@@ -13,39 +13,44 @@ export interface Readable {
   cte: SqlFragment;
   from: SqlFragment;
 }
+export type RowShelf = Exclude<Shelf, 'ledger'>;
+type ScopeParts = Pick<FacadeParts, 'readableScope' | 'institution'>;
 
-export function readableRows(
-  parts: Pick<FacadeParts, 'readableScope'>,
-  caller: Caller,
-  shelf: Exclude<Shelf, 'ledger'>,
-  extent: 'whole' | 'direct' = 'whole',
-): Readable {
-  return rowsOf(parts, caller, shelf, extent, stands);
+export function readableRows(parts: ScopeParts, caller: Caller, shelf: RowShelf): Readable {
+  return rowsOf(parts, caller, shelf, 'whole', (r) => stands(r, parts.institution));
+}
+
+/**
+ * The part of them that is looked for first: of this institution's own patients and records, what is granted directly. Never more than
+ * `readableRows`, and no dearer for what other institutions let us have.
+ */
+export function directRows(parts: ScopeParts, caller: Caller, shelf: RowShelf): Readable {
+  return rowsOf(parts, caller, shelf, 'direct', (r) => sql`(${r}.recorder = ${parts.institution} and ${standsOwn(r)})`);
 }
 
 /**
  * The same, and of documents also the rows that would be readable if their sealed object were the one that the ledger names: somebody
  * else has written here, which who may read it is told of. `doubtful` says which they are.
  */
-export function readableOrDoubtful(
-  parts: Pick<FacadeParts, 'readableScope'>,
-  caller: Caller,
-  shelf: Exclude<Shelf, 'ledger'>,
-): Readable & { doubtful: SqlFragment } {
-  const readable = rowsOf(parts, caller, shelf, 'whole', (r) => (shelf === 'document' ? sql`(${stands(r)} or ${differs(r)})` : stands(r)));
-  return { ...readable, doubtful: shelf === 'document' ? sql`not ${stands(raw('r'))} as doubtful` : sql`false as doubtful` };
+export function readableOrDoubtful(parts: ScopeParts, caller: Caller, shelf: RowShelf): Readable & { doubtful: SqlFragment } {
+  const own = parts.institution;
+  if (shelf !== 'document') return { ...readableRows(parts, caller, shelf), doubtful: sql`false as doubtful` };
+  const readable = rowsOf(parts, caller, shelf, 'whole', (r) => sql`(${stands(r, own)} or ${differs(r, own)})`);
+  return { ...readable, doubtful: sql`not ${stands(raw('r'), own)} as doubtful` };
 }
 
 function rowsOf(
-  parts: Pick<FacadeParts, 'readableScope'>,
+  parts: ScopeParts,
   caller: Caller,
-  shelf: Exclude<Shelf, 'ledger'>,
+  shelf: RowShelf,
   extent: 'whole' | 'direct',
   standing: (r: SqlFragment) => SqlFragment,
 ): Readable {
-  const scope = parts.readableScope({ ...scopeQuestion(caller), extent: caller.breakGlass === true ? 'emergency' : extent });
+  const own = parts.institution;
+  const scope = scopeOf(parts, caller, extent);
+  const here = extent === 'direct' ? sql`g.inst = ${own}` : servedHere(own);
   // Asked about twice in the directory; inlined all the same, so that a read by id probes only its own patient's permissions.
-  const cte = sql`scope as not materialized (${scope})`;
+  const cte = sql`scope as not materialized (select g.* from (${scope}) g where ${here})`;
   if (shelf === 'document') return { cte, from: sql`from resource r where ${documentRow(raw('r'), standing)}` };
   if (shelf === 'patient') return { cte, from: sql`from resource r where ${patientRow(raw('r'))}` };
   return {
@@ -53,12 +58,29 @@ function rowsOf(
     from: sql`from directory_resource r where (
       exists (select 1 from projection.member m where m.mem = r.id)
       or exists (select 1 from projection.institution i where i.inst = r.id)
-      or exists (select 1 from resource x where x.elements @> array['>' || r.type || '/' || r.id] and (${patientRow(raw('x'))} or ${documentRow(raw('x'), stands)})))`,
+      or exists (select 1 from resource x where x.inst = ${own} and x.recorder = ${own} and x.elements @> array['>' || r.type || '/' || r.id]
+        and (${patientRow(raw('x'))} or ${documentRow(raw('x'), standsOwn)})))`,
   };
 }
 
 function scopeQuestion({ actor, now }: Caller): ScopeQuestion {
   return { actor, purpose: actor.purpose, right: 'read', now };
+}
+
+/** What the caller may read by the ledger, of patients of every institution: `readableScope`. */
+export function scopeOf(parts: Pick<FacadeParts, 'readableScope'>, caller: Caller, extent: 'whole' | 'direct' = 'whole'): SqlFragment {
+  return parts.readableScope({ ...scopeQuestion(caller), extent: caller.breakGlass === true ? 'emergency' : extent });
+}
+
+/**
+ * Of another institution's patients nothing is in scope before a code has linked them to one of ours and name and birth date were found
+ * to be theirs, and of their categories only those whose keys we have and keep (protocol section 8). Said apart of patient and category,
+ * so that the first is asked before anything of a permission is.
+ */
+function servedHere(own: string): SqlFragment {
+  return sql`(g.inst = ${own} or exists (select 1 from patient_link l where l.inst = g.inst and l.pat = g.pat and l.state = 'confirmed'))
+    and (g.inst = ${own} or g.category = 'core' or exists (
+      select 1 from shared_category c where c.inst = g.inst and c.pat = g.pat and c.category = g.category and c.state = 'live'))`;
 }
 
 /**
@@ -77,16 +99,22 @@ function patientRow(r: SqlFragment): SqlFragment {
 
 /** A row of a document: in scope with its whole clinical time, and standing. */
 function documentRow(r: SqlFragment, standing: (r: SqlFragment) => SqlFragment): SqlFragment {
-  return sql`(exists (select 1 from scope s where s.inst = ${r}.inst and s.pat = ${r}.pat and s.category = ${r}.category
-      and (s.data_start is null or ${r}.clinical_start >= s.data_start) and (s.data_end is null or ${r}.clinical_end <= s.data_end))
-    and ${standing(r)})`;
+  return sql`(exists (select 1 from scope s where ${inScope(r)}) and ${standing(r)})`;
 }
 
-/**
- * Of the very version that the ledger lets stand, sealed as the ledger says. A subject withdrawn here is hidden at once, before the
- * ledger has heard of it.
- */
-function stands(r: SqlFragment): SqlFragment {
+/** Wholly inside one data period of the scope's row `s`. */
+export function inScope(r: SqlFragment): SqlFragment {
+  return sql`s.inst = ${r}.inst and s.pat = ${r}.pat and s.category = ${r}.category
+      and (s.data_start is null or ${r}.clinical_start >= s.data_start) and (s.data_end is null or ${r}.clinical_end <= s.data_end)`;
+}
+
+/** Of the very version that the ledger lets stand. One condition by whose record it is, so that an own one costs what it costs alone. */
+function stands(r: SqlFragment, own: string): SqlFragment {
+  return sql`case when ${r}.recorder = ${own} then ${standsOwn(r)} else ${standsShared(r)} end`;
+}
+
+/** Sealed as the ledger says. A subject withdrawn here is hidden at once, before the ledger has heard of it. */
+function standsOwn(r: SqlFragment): SqlFragment {
   return sql`exists (select 1 from document_version v
       join projection.document d on d.recorder = ${r}.recorder and d.doc = v.document and d.version = v.version and d.ciphertext_hash = v.ciphertext_hash
       where v.document = ${r}.document and v.version = ${r}.document_version
@@ -94,9 +122,22 @@ function stands(r: SqlFragment): SqlFragment {
         and not exists (select 1 from subject w where w.sub = v.sub and w.withdrawn_at is not null))`;
 }
 
-/** The ledger lets this version stand, and the object that is named here is another, or none is. */
-function differs(r: SqlFragment): SqlFragment {
-  return sql`(exists (select 1 from projection.document d where d.recorder = ${r}.recorder and d.doc = ${r}.document and d.version = ${r}.document_version
+/** Another institution's record. The copy held here serves while its content is what the newest entry commits to, re-encrypted or not. */
+function standsShared(r: SqlFragment): SqlFragment {
+  return sql`exists (select 1 from shared_version v
+      join projection.document d on d.recorder = v.recorder and d.doc = v.document and d.version = v.version and d.commitment = v.commitment
+      where v.recorder = ${r}.recorder and v.document = ${r}.document and v.version = ${r}.document_version
+        and v.inst = ${r}.inst and v.pat = ${r}.pat and v.category = ${r}.category
+        and d.inst = ${r}.inst and d.pat = ${r}.pat and d.category = ${r}.category and not d.withdrawn)`;
+}
+
+/**
+ * The ledger lets this version of ours stand, and the object that is named here is another, or none is. Of another institution's record
+ * it is simply not fetched yet.
+ */
+function differs(r: SqlFragment, own: string): SqlFragment {
+  return sql`(${r}.recorder = ${own}
+      and exists (select 1 from projection.document d where d.recorder = ${r}.recorder and d.doc = ${r}.document and d.version = ${r}.document_version
         and d.inst = ${r}.inst and d.pat = ${r}.pat and d.category = ${r}.category and not d.withdrawn
         and not exists (select 1 from document_version v where v.document = d.doc and v.version = d.version and v.ciphertext_hash = d.ciphertext_hash))
       and not exists (select 1 from subject w where w.document = ${r}.document and w.withdrawn_at is not null))`;
@@ -113,8 +154,22 @@ export interface ReadableRow {
   category: string | null;
   body: Buffer | string;
   height: number | null;
+  /** Of a Patient: ids of the same person at other institutions, or at this one, which this caller can read too. */
+  links?: readonly string[] | null;
   /** Its sealed object is not the one that the ledger names: it is not to be served. */
   doubtful?: boolean;
+}
+
+/**
+ * The Patients that a row's person has a link to, each only where this caller can read it as well (protocol section 8). For the statement
+ * whose `scope` this is.
+ */
+export function linksOf(own: string): SqlFragment {
+  return sql`(select array_agg(x.pat order by x.inst, x.pat) from (
+      select l.inst, l.pat from patient_link l where r.inst = ${own} and l.own_pat = r.pat and l.state = 'confirmed'
+      union all select ${own}, l.own_pat from patient_link l where r.inst <> ${own} and l.inst = r.inst and l.pat = r.pat and l.state = 'confirmed') x
+    where exists (select 1 from scope s where s.inst = x.inst and s.pat = x.pat)
+      and exists (select 1 from resource p where p.id = x.pat and p.type = 'Patient' and p.inst = x.inst and p.document is null)) as links`;
 }
 
 /** Raises the alarm over a doubtful row; the error to throw. */
@@ -124,7 +179,7 @@ export function doubt(parts: Pick<FacadeParts, 'onIntegrity'>, row: { document: 
 }
 
 /** Columns of `ReadableRow`. */
-export function columns(shelf: Exclude<Shelf, 'ledger'>): SqlFragment {
+export function columns(shelf: RowShelf): SqlFragment {
   return shelf === 'directory'
     ? sql`r.id, r.type, r.version, r.last_updated, null::text as inst, null::text as pat, null::text as category, r.body,
         (select height from projection.checkpoint) as height`

@@ -1,10 +1,11 @@
 import { CodedError } from '../errors.ts';
 import { typeOfReference } from '../records/search-index.ts';
 import { type SqlFragment, sql } from '../store/sql.ts';
+import type { CompleteReads, Named } from './complete-reads.ts';
 import type { Caller, FacadeParts, FacadeSettings } from './ports.ts';
-import { columns, type ReadableRow, readableRows } from './readable.ts';
+import type { ReadableRow, RowShelf } from './readable.ts';
 import type { Include } from './search-query.ts';
-import { isSearchable, SERVED_TYPES, type Shelf } from './served-types.ts';
+import { isSearchable, SERVED_TYPES } from './served-types.ts';
 
 /** A matched row, with its index where includes start from it. */
 export interface Matched {
@@ -23,14 +24,18 @@ export function checkIncludes(parts: Pick<FacadeParts, 'allows'>, caller: Caller
   }
 }
 
-/** Rows one step away from the matches, each inside the caller's scope like any other; never one of the matches again. */
+/**
+ * Rows one step away from the matches, each inside the caller's scope like any other; never one of the matches again. They lie with the
+ * patients of the matches, so what the search names narrows them too.
+ */
 export async function includedRows(
-  parts: Pick<FacadeParts, 'database' | 'readableScope' | 'allows'>,
+  parts: Pick<FacadeParts, 'allows'> & { complete: CompleteReads },
   settings: Pick<FacadeSettings, 'maxIncluded'>,
   caller: Caller,
   includes: readonly Include[],
-  matched: readonly Matched[],
-): Promise<ReadableRow[]> {
+  { rows: matched, named }: { rows: readonly Matched[]; named: Named },
+): Promise<{ rows: ReadableRow[]; incomplete: boolean }> {
+  let incomplete = false;
   const have = new Set(matched.map(({ type, id }) => `${type}/${id}`));
   const found = new Map<string, ReadableRow>();
   const keep = (rows: readonly ReadableRow[], wanted?: ReadonlySet<string>): void => {
@@ -40,11 +45,13 @@ export async function includedRows(
     }
     if (found.size > settings.maxIncluded) throw new CodedError('TOO_COSTLY', { expression: ['_include'] });
   };
-  const select = async (shelf: Exclude<Shelf, 'ledger'>, condition: SqlFragment): Promise<ReadableRow[]> => {
-    const { cte, from } = readableRows(parts, caller, shelf);
-    return parts.database.query<ReadableRow>(
-      sql`with ${cte} select ${columns(shelf)} ${from} and ${condition} order by r.type, r.id limit ${settings.maxIncluded + have.size + 1}`,
-    );
+  const select = async (shelf: RowShelf, condition: SqlFragment): Promise<ReadableRow[]> => {
+    const found = await parts.complete.rows(caller, shelf, {
+      named,
+      rest: sql`${condition} order by r.type, r.id limit ${settings.maxIncluded + have.size + 1}`,
+    });
+    incomplete ||= found.incomplete;
+    return found.rows;
   };
 
   const wanted = new Set<string>();
@@ -73,5 +80,5 @@ export async function includedRows(
     const elements = matched.map(({ type, id }) => `${parameter}=${type}/${id}`);
     keep(await select(shelf, sql`r.type = ${source} and r.elements && ${elements}::text[]`));
   }
-  return [...found.values()];
+  return { rows: [...found.values()], incomplete };
 }

@@ -1,6 +1,7 @@
 import { CodedError } from '../errors.ts';
 import { type TimeRange, timeRange } from '../records/fhir-time.ts';
 import { type ParameterType, SEARCH_PARAMETERS, type SearchParameter } from '../records/search-parameters.ts';
+import type { Named } from './complete-reads.ts';
 import { isSearchable } from './served-types.ts';
 
 export type Prefix = 'eq' | 'ne' | 'gt' | 'lt' | 'ge' | 'le' | 'sa' | 'eb';
@@ -280,4 +281,27 @@ export function patientIds(clause: Clause): string[] {
     if (match.kind !== 'reference') return [];
     return match.id ?? (match.reference?.startsWith('Patient/') ? match.reference.slice('Patient/'.length) : []);
   });
+}
+
+/**
+ * Patients that a search names anywhere, and those that it holds to: only they can be in its answer, for a reference leads to no other
+ * person's resource from theirs.
+ */
+export function namedPatients(query: Pick<SearchQuery, 'type' | 'clauses'>): Named {
+  const names = new Set<string>();
+  let only: Set<string> | undefined;
+  for (const clause of query.clauses) {
+    const { parameter, modifier, any } = clause;
+    if (modifier !== undefined) continue;
+    const byId = parameter === ID && query.type === 'Patient';
+    if (!byId && parameter.type !== 'reference') continue;
+    const ids = byId ? any.flatMap((match) => (match.kind === 'token' ? (match.code ?? []) : [])) : patientIds(clause);
+    for (const id of ids) names.add(id);
+    const toPatients =
+      byId ||
+      parameter.targets.join() === 'Patient' ||
+      any.every((match) => match.kind === 'reference' && (match.reference?.startsWith('Patient/') ?? false));
+    if (toPatients) only = only === undefined ? new Set(ids) : only.intersection(new Set(ids));
+  }
+  return { names: [...names], only: only === undefined ? undefined : [...only] };
 }

@@ -6,14 +6,15 @@ import { lookupIdentifier } from '../store/resources.ts';
 import { join, raw, sql } from '../store/sql.ts';
 import { access, type Found, patientsOf, textOfRow, withAbsoluteUrls } from './access.ts';
 import { type BundleEntry, searchset, subset } from './bundle.ts';
+import { createCompleteReads } from './complete-reads.ts';
 import { type Cursor, createCursors } from './cursor.ts';
 import { auditEventPage, consentsFor } from './ledger-search.ts';
 import type { Answer, Caller, FacadeParts, FacadeSettings, PatientKey } from './ports.ts';
 import { FHIR_JSON } from './read.ts';
-import { columns, type ReadableRow, readableRows } from './readable.ts';
+import { type ReadableRow, type RowShelf, readableRows } from './readable.ts';
 import { checkIncludes, includedRows } from './search-include.ts';
 import { matches, sortText } from './search-match.ts';
-import { type Clause, ID, parseSearch, patientIds, type SearchQuery, type SortKey } from './search-query.ts';
+import { type Clause, ID, namedPatients, parseSearch, patientIds, type SearchQuery, type SortKey } from './search-query.ts';
 import { afterKeyset, condition, isIndexed, sortExpression } from './search-sql.ts';
 import { isSearchable, SERVED_TYPES, type Shelf } from './served-types.ts';
 
@@ -27,6 +28,8 @@ interface Page {
   rows: readonly PageRow[];
   more: boolean;
   total: number | undefined;
+  /** Objects of another institution stayed missing: there would be more. */
+  incomplete: boolean;
 }
 interface PageRow {
   id: string;
@@ -37,11 +40,11 @@ interface PageRow {
   patients: readonly PatientKey[];
   height: number | null;
 }
-type RowShelf = Exclude<Shelf, 'ledger'>;
-type SearchRow = ReadableRow & { elements?: string[]; k: string[] };
+type SearchRow = ReadableRow & { elements?: string[]; k?: string[] };
 
 export function createSearcher(parts: FacadeParts, settings: FacadeSettings): Searcher {
   const cursors = createCursors(parts.cursorKey, settings.cursorLifetimeMs);
+  const complete = createCompleteReads(parts);
 
   const blind = (system: string, value: string) => lookupIdentifier(parts.database, parts.rows, system, value);
 
@@ -69,6 +72,7 @@ export function createSearcher(parts: FacadeParts, settings: FacadeSettings): Se
         rows: found.resources.map((r) => ({ ...r, keys: [], elements: undefined, height: null })),
         more: found.after !== undefined,
         total: undefined,
+        incomplete: false,
       };
       after = found.after === undefined ? undefined : [found.after];
     } else {
@@ -90,26 +94,30 @@ export function createSearcher(parts: FacadeParts, settings: FacadeSettings): Se
     sort: readonly SortKey[],
     cursor: Cursor | undefined,
   ): Promise<Page> {
-    const { cte, from } = readableRows(parts, caller, shelf);
     const conditions = await whereOf(query.type, query.clauses);
-    const total = async (): Promise<number> => {
-      const [row] = await parts.database.query<{ n: number }>(sql`with ${cte} select count(*) as n ${from} and ${conditions}`);
-      return row?.n ?? 0;
-    };
-    if (query.summary === 'count') return { rows: [], more: false, total: await total() };
+    const named = namedPatients(query);
+    const total = (): Promise<number | undefined> => complete.count(caller, shelf, { named, rest: conditions });
+    if (query.summary === 'count') {
+      const n = await total();
+      return { rows: [], more: false, total: n, incomplete: n === undefined };
+    }
     const keys = sort.map((key) => sql`(${sortExpression(key).value})::text`);
     const order = sort.map((key) => sql`${sortExpression(key).value} ${raw(key.descending ? 'desc' : 'asc')}`);
     const elements = query.includes.length > 0 ? sql`, r.elements` : sql``;
     const beyond = cursor === undefined ? sql`` : sql` and ${afterKeyset(sort, cursor.after)}`;
-    const rows = await parts.database.query<SearchRow>(sql`
-      with ${cte} select ${columns(shelf)}, array[${join(keys, ', ')}] as k${elements} ${from} and ${conditions}${beyond}
-      order by ${join(order, ', ')} limit ${query.count + 1}`);
+    const { rows, incomplete } = await complete.rows<{ elements?: string[]; k: string[] }>(caller, shelf, {
+      named,
+      more: sql`, array[${join(keys, ', ')}] as k${elements}`,
+      rest: sql`${conditions}${beyond} order by ${join(order, ', ')} limit ${query.count + 1}`,
+    });
     const more = rows.length > query.count;
-    const first = cursor === undefined && query.total;
+    const first = cursor === undefined && query.total && !incomplete;
+    const n = first ? (more ? await total() : rows.length) : undefined;
     return {
       rows: await Promise.all(rows.slice(0, query.count).map((row) => pageRow(row, row.k))),
       more,
-      total: first ? (more ? await total() : rows.length) : undefined,
+      total: n,
+      incomplete: incomplete || (first && n === undefined),
     };
   }
 
@@ -125,26 +133,32 @@ export function createSearcher(parts: FacadeParts, settings: FacadeSettings): Se
   }
 
   /** Rows that the index lets through, opened, of those that the sealed clauses let through too. */
-  async function candidates(caller: Caller, query: SearchQuery, shelf: Shelf, opened: readonly Clause[]): Promise<Candidate[]> {
+  async function candidates(
+    caller: Caller,
+    query: SearchQuery,
+    shelf: Shelf,
+    opened: readonly Clause[],
+  ): Promise<{ found: Candidate[]; incomplete: boolean }> {
     if (shelf === 'ledger') {
       const resources = await consentsFor(parts, caller, query);
-      return resources.flatMap((r) => {
+      const found = resources.flatMap((r) => {
         const resource = parseResource(r.text);
         return opened.every((clause) => matches(resource, clause))
           ? [{ row: { ...r, keys: [], elements: undefined, height: null }, resource }]
           : [];
       });
+      return { found, incomplete: false };
     }
     await requirePinned(caller, query, shelf);
-    const { cte, from } = readableRows(parts, caller, shelf);
     const conditions = await whereOf(
       query.type,
       query.clauses.filter((clause) => !opened.includes(clause)),
     );
-    const elements = query.includes.length > 0 ? sql`, r.elements` : sql``;
-    const rows = await parts.database.query<SearchRow>(
-      sql`with ${cte} select ${columns(shelf)}${elements} ${from} and ${conditions} limit ${settings.maxOpened + 1}`,
-    );
+    const { rows, incomplete } = await complete.rows<{ elements?: string[] }>(caller, shelf, {
+      named: namedPatients(query),
+      more: query.includes.length > 0 ? sql`, r.elements` : sql``,
+      rest: sql`${conditions} limit ${settings.maxOpened + 1}`,
+    });
     if (rows.length > settings.maxOpened) throw new CodedError('TOO_COSTLY');
     const found: Candidate[] = [];
     for (let i = 0; i < rows.length; i += 200) {
@@ -154,11 +168,16 @@ export function createSearcher(parts: FacadeParts, settings: FacadeSettings): Se
         if (opened.every((clause) => matches(resource, clause))) found.push({ row, resource });
       }
     }
-    return found;
+    return { found, incomplete };
   }
 
-  function memoryPage(query: SearchQuery, sort: readonly SortKey[], cursor: Cursor | undefined, found: readonly Candidate[]): Page {
-    if (query.summary === 'count') return { rows: [], more: false, total: found.length };
+  function memoryPage(
+    query: SearchQuery,
+    sort: readonly SortKey[],
+    cursor: Cursor | undefined,
+    { found, incomplete }: { found: readonly Candidate[]; incomplete: boolean },
+  ): Page {
+    if (query.summary === 'count') return { rows: [], more: false, total: incomplete ? undefined : found.length, incomplete };
     const keyed = found.map(({ row, resource }) => ({ ...row, keys: sort.map((key) => sortText(resource, key) ?? ABSENT) }));
     const compare = (a: readonly string[], b: readonly string[]): number => {
       for (const [i, key] of sort.entries()) {
@@ -176,7 +195,8 @@ export function createSearcher(parts: FacadeParts, settings: FacadeSettings): Se
     return {
       rows: rest.slice(0, query.count),
       more: rest.length > query.count,
-      total: cursor === undefined && query.total ? keyed.length : undefined,
+      total: cursor === undefined && query.total && !incomplete ? keyed.length : undefined,
+      incomplete,
     };
   }
 
@@ -221,8 +241,15 @@ export function createSearcher(parts: FacadeParts, settings: FacadeSettings): Se
       text: Object.keys(cut).length > 0 ? subset(type, text, cut) : text,
       mode: 'match',
     }));
-    const included =
-      page.rows.length > 0 && query.includes.length > 0 ? await includedRows(parts, settings, caller, query.includes, page.rows) : [];
+    const { rows: included, incomplete: includedIncomplete } =
+      page.rows.length > 0 && query.includes.length > 0
+        ? await includedRows({ ...parts, complete }, settings, caller, query.includes, { rows: page.rows, named: namedPatients(query) })
+        : { rows: [], incomplete: false };
+    const outcomes = [
+      ...(query.ignored.length > 0 ? [operationOutcome('PARAMETER_UNKNOWN', { expression: [...query.ignored] }, 'warning')] : []),
+      // Whose they are is not said.
+      ...(page.incomplete || includedIncomplete ? [operationOutcome('INCOMPLETE', {}, 'warning')] : []),
+    ];
     for (const row of included) {
       entries.push({
         type: row.type,
@@ -241,9 +268,7 @@ export function createSearcher(parts: FacadeParts, settings: FacadeSettings): Se
       ...(after !== undefined
         ? { next: `${url}?_cursor=${cursors.seal(caller, query.type, { pairs: query.honoured, after, moment: continued.moment })}` }
         : {}),
-      ...(query.ignored.length > 0
-        ? { outcome: JSON.stringify(operationOutcome('PARAMETER_UNKNOWN', { expression: [...query.ignored] }, 'warning')) }
-        : {}),
+      outcomes: outcomes.map((outcome) => JSON.stringify(outcome)),
     });
     const patients = [...page.rows.flatMap((row) => row.patients), ...patientsOf(included)];
     return {

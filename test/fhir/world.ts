@@ -129,6 +129,7 @@ export async function createWorld(
     reads,
     rows,
     sealer,
+    custodian,
     blobs,
     institution: INST,
     cursorKey: randomBytes(32),

@@ -1,0 +1,162 @@
+import { CodedError } from '../errors.ts';
+import { raw, type SqlFragment, sql } from '../store/sql.ts';
+import type { Caller, FacadeParts } from './ports.ts';
+import { columns, inScope, linksOf, type ReadableRow, type RowShelf, readableOrDoubtful, readableRows, scopeOf } from './readable.ts';
+
+/** Patients that a search names. */
+export interface Named {
+  names: readonly string[];
+  /** Those that alone can be in its answer; undefined where nothing narrows it to patients. */
+  only: readonly string[] | undefined;
+}
+
+/** Rows that a search finds, and whether there would be more if another institution's objects had not stayed missing. */
+export interface Complete<Row> {
+  rows: Row[];
+  incomplete: boolean;
+}
+
+/** Reads that know what they lack: what another institution recorded for this caller's eyes and we do not hold yet. */
+export interface CompleteReads {
+  /**
+   * Rows of a shelf, `rest` being conditions on `r`, order and limit. Throws NOT_FETCHED while something that might be among them is
+   * being fetched, or has stayed missing and the search names its patient.
+   */
+  rows<More extends object = object>(
+    caller: Caller,
+    shelf: RowShelf,
+    search: { named: Named; more?: SqlFragment; rest: SqlFragment },
+  ): Promise<Complete<ReadableRow & More>>;
+  /** How many of them there are; undefined where nobody can say. */
+  count(caller: Caller, shelf: RowShelf, search: { named: Named; rest: SqlFragment }): Promise<number | undefined>;
+  /** One row, readable or doubtful. Throws NOT_FETCHED where it would be there if its document had been fetched. */
+  one<More extends object = object>(
+    caller: Caller,
+    shelf: RowShelf,
+    read: { type: string; id: string; document: string | undefined; version?: number; more?: SqlFragment },
+  ): Promise<(ReadableRow & More) | undefined>;
+}
+
+interface Lack {
+  linked: boolean;
+  fetching: boolean;
+  given_up: boolean;
+  given_up_named: boolean;
+}
+const LINKED = sql`exists (select 1 from patient_link where state in ('bound', 'confirmed')) as linked`;
+/** Seconds after which something may have changed: fetching takes moments, what stayed missing is tried again by a timer. */
+const FETCHING_SECONDS = 2;
+const MISSING_SECONDS = 60;
+
+/**
+ * Where no patient is linked to one of another institution, nothing can be lacking, and the statement that finds the rows says so by the
+ * way. Else rows and lack come out of one statement: of two snapshots the first could lack what the second holds, and a list would be
+ * shorter than it says (protocol section 8).
+ */
+export function createCompleteReads(parts: Pick<FacadeParts, 'database' | 'readableScope' | 'institution'>): CompleteReads {
+  const { database, institution: own } = parts;
+  /** Which of the two is tried first; the answer is right either way. */
+  let linked = false;
+
+  /** Is asked after the rows: whoever is linked no more has nothing to show either. */
+  async function isLinked(rows: readonly { linked?: boolean }[]): Promise<boolean> {
+    const [row] = rows.length > 0 ? rows : await database.query<{ linked: boolean }>(sql`select ${LINKED}`);
+    return row?.linked === true;
+  }
+
+  /** What is on the ledger for this caller and not here, over the whole of a category: of what is not here no time is known. */
+  function lack(caller: Caller, which: SqlFragment, names: readonly string[]): SqlFragment {
+    return sql`(select ${LINKED}, coalesce(bool_or(o.state is null or o.state = 'wanted'), false) as fetching,
+        coalesce(bool_or(o.state <> 'wanted'), false) as given_up,
+        coalesce(bool_or(o.state <> 'wanted' and d.pat = any(${names}::text[])), false) as given_up_named
+      from patient_link l join shared_category c on c.inst = l.inst and c.pat = l.pat and c.state = 'live'
+        join projection.document d on d.inst = c.inst and d.pat = c.pat and d.category = c.category and not d.withdrawn
+        left join shared_object o on o.recorder = d.recorder and o.document = d.doc and o.version = d.version and o.n = d.n
+      where l.state in ('bound', 'confirmed') and d.recorder <> ${own} and ${which}
+        and not exists (select 1 from shared_version v
+          where v.recorder = d.recorder and v.document = d.doc and v.version = d.version and v.commitment = d.commitment
+            and v.inst = d.inst and v.pat = d.pat and v.category = d.category)
+        and exists (select 1 from (${scopeOf(parts, caller)}) s where s.inst = c.inst and s.pat = c.pat and s.category = c.category)) lack`;
+  }
+
+  async function search<Row extends object>(
+    caller: Caller,
+    shelf: RowShelf,
+    { named, rest }: { named: Named; rest: SqlFragment },
+    select: (linked: boolean) => SqlFragment,
+  ): Promise<Complete<Row>> {
+    const { cte, from } = readableRows(parts, caller, shelf);
+    // Staff are read by what our own records say.
+    if (shelf === 'directory') {
+      return { rows: await database.query<Row>(sql`with ${cte} select ${select(false)} ${from} and ${rest}`), incomplete: false };
+    }
+    if (!linked) {
+      const rows = await database.query<Row & { linked?: boolean }>(
+        sql`with ${cte} select ${select(false)}, ${LINKED} ${from} and ${rest}`,
+      );
+      if (!(await isLinked(rows))) return { rows, incomplete: false };
+    }
+    const which = named.only === undefined ? sql`true` : sql`d.pat = any(${named.only}::text[])`;
+    // One row of what is lacking, so the order of the rows found is theirs.
+    const found = await database.query<Row & Lack & { found: true | null }>(sql`
+      with ${cte} select lack.*, page.* from ${lack(caller, which, named.names)}
+        left join lateral (select true as found, ${select(true)} ${from} and ${rest}) page on true`);
+    const [first] = found;
+    linked = first?.linked === true;
+    if (first?.fetching === true) throw new CodedError('NOT_FETCHED', { retryAfterSeconds: FETCHING_SECONDS });
+    if (first?.given_up_named === true) throw new CodedError('NOT_FETCHED', { retryAfterSeconds: MISSING_SECONDS });
+    return { rows: found.filter((row) => row.found === true), incomplete: first?.given_up === true };
+  }
+
+  return {
+    rows<More extends object>(caller: Caller, shelf: RowShelf, asked: { named: Named; more?: SqlFragment; rest: SqlFragment }) {
+      const select = (links: boolean): SqlFragment =>
+        sql`${columns(shelf)}${asked.more ?? sql``}${links && shelf === 'patient' ? sql`, ${linksOf(own)}` : sql``}`;
+      return search<ReadableRow & More>(caller, shelf, asked, select);
+    },
+    async count(caller, shelf, asked) {
+      const { rows, incomplete } = await search<{ n: number }>(caller, shelf, asked, () => sql`count(*) as n`);
+      return incomplete ? undefined : (rows[0]?.n ?? 0);
+    },
+    async one<More extends object>(
+      caller: Caller,
+      shelf: RowShelf,
+      {
+        type,
+        id,
+        document,
+        version,
+        more = sql``,
+      }: { type: string; id: string; document: string | undefined; version?: number; more?: SqlFragment },
+    ) {
+      const { cte, from, doubtful } = readableOrDoubtful(parts, caller, shelf);
+      const ofVersion = version === undefined ? sql`` : sql` and r.version = ${version}`;
+      const rest = sql`${from} and r.id = ${id} and r.type = ${type}${ofVersion} order by doubtful limit 1`;
+      type Row = ReadableRow & More;
+      if (!linked || shelf === 'directory') {
+        const also = shelf === 'directory' ? sql`` : sql`, ${LINKED}`;
+        const rows = await database.query<Row & { linked?: boolean }>(
+          sql`with ${cte} select ${columns(shelf)}, ${doubtful}${more}${also} ${rest}`,
+        );
+        if (shelf === 'directory' || !(await isLinked(rows))) return rows[0];
+      }
+      // Its document by its name, or by a row of a version before.
+      const named =
+        document === undefined
+          ? sql`exists (select 1 from resource x where x.id = ${id} and x.type = ${type} and x.recorder = d.recorder and x.document = d.doc
+              and x.inst = d.inst and x.pat = d.pat and x.category = d.category and exists (select 1 from (${scopeOf(parts, caller)}) s where ${inScope(raw('x'))}))`
+          : sql`d.doc = ${document}`;
+      const which = sql`${named} and (${version ?? null}::int is null or d.version = ${version ?? null}::int)`;
+      const links = shelf === 'patient' ? sql`, ${linksOf(own)}` : sql``;
+      const [row] = await database.query<Row & Lack & { found: true | null }>(sql`
+        with ${cte} select lack.*, one.* from ${lack(caller, which, [])}
+          left join lateral (select true as found, ${columns(shelf)}, ${doubtful}${more}${links} ${rest}) one on true`);
+      linked = row?.linked === true;
+      if (row?.found === true) return row;
+      if (row?.fetching === true || row?.given_up === true) {
+        throw new CodedError('NOT_FETCHED', { retryAfterSeconds: row.fetching ? FETCHING_SECONDS : MISSING_SECONDS });
+      }
+      return undefined;
+    },
+  };
+}
