@@ -3,6 +3,7 @@ import { type Core, createCore } from './app/core.ts';
 import { createFreshness } from './app/freshness.ts';
 import { createOperations } from './app/operations.ts';
 import { createSchedule } from './app/schedule.ts';
+import { createSharedRecords } from './app/shared-records.ts';
 import { createAnchoring } from './audit/anchoring.ts';
 import { createAuditLog, MAX_COMMITS } from './audit/audit-log.ts';
 import { createAuditSearch } from './audit/audit-search.ts';
@@ -35,10 +36,12 @@ import { VERSION } from './version.ts';
 export interface App {
   core: Core;
   operations: Omit<Operations, 'stop'>;
+  /** What patients of other institutions share with this one. */
+  shared: ReturnType<typeof createSharedRecords>;
   facadeUrl: string;
   operationsUrl: string;
-  /** Where the filesystem store keeps an object. */
-  blobPath(pointer: string): string;
+  /** Where the filesystem store keeps an object; undefined where objects lie in a store of another kind. */
+  blobPath(pointer: string): string | undefined;
   /** Resolves when everything that is filed has reached the ledger and its projection. */
   settled(): Promise<void>;
   close(): Promise<void>;
@@ -157,6 +160,8 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       fresh,
       statementsPerMinute: Math.min(STATEMENTS_A_MINUTE, server.http.requestsPerMinute),
     });
+    const shared = createSharedRecords({ ...carrier, core, config: server, audit, membership, metrics });
+    closers.push(() => shared.sharing.close());
     const smart = issuer.smartConfiguration() as { capabilities: string[]; scopes_supported: string[] };
     const facade = createFacade(
       {
@@ -229,6 +234,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       core,
       membership,
       issuer,
+      links: shared.links,
       tokenEndpoint: `${issuerUrl}/token`,
       configHash: settings.config.hash,
       facility: server.institution.name,
@@ -240,10 +246,12 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
           actor: undefined,
           requestId: newId('req'),
           outcome,
-          patients: patients.map((patient) => ({ institution, patient })),
+          patients: patients.map((patient) => (typeof patient === 'string' ? { institution, patient } : patient)),
           query: operation,
         }),
     });
+    // A command that runs beside nothing ends soon; what is due is the server's.
+    if (serve) await shared.sharing.start();
     if (serve) {
       // Nobody watches the rows that every answer rests on but this, between two runs of `ledger verify`.
       const work = async (): Promise<void> => {
@@ -278,9 +286,10 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
     return {
       core,
       operations,
+      shared,
       facadeUrl,
       operationsUrl: operationsServer?.url ?? '',
-      blobPath: (pointer) => core.blobs.pathOf(pointer),
+      blobPath: (pointer) => core.blobs.pathOf?.(pointer),
       async settled() {
         for (;;) {
           const { depth } = await outbox.stats();

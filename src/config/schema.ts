@@ -41,6 +41,14 @@ const url = () =>
     .overwrite(stripReference)
     .regex(/^https?:\/\/[^\s]+$/, 'an http(s) URL');
 
+/** Objects are sealed, but who asks for which is not, and neither are answers protected from being exchanged. */
+function isSecureOrLoopback(value: string): boolean {
+  if (!URL.canParse(value)) return false;
+  const { protocol, hostname, pathname, search, username } = new URL(value);
+  const loopback = hostname === 'localhost' || hostname === '[::1]' || /^127(\.\d{1,3}){3}$/.test(hostname);
+  return (protocol === 'https:' || loopback) && pathname === '/' && search === '' && username === '';
+}
+
 /** Public, but as a file of its own: it is renewed by those who issue it. */
 const certificate = () =>
   z
@@ -82,8 +90,38 @@ export const serverSchema = z.strictObject({
   blobs: z
     .discriminatedUnion('kind', [
       z.strictObject({ kind: z.literal('files'), directory: text().optional().describe('Default: blobs under `data`.') }),
+      z.strictObject({
+        kind: z.literal('s3'),
+        endpoint: url()
+          .refine((value) => isSecureOrLoopback(value), 'https, or http to loopback, and nothing after host and port')
+          .describe('https://host[:port] of the store, without the bucket.'),
+        region: text().default('us-east-1').describe('Region, as the store signs it.'),
+        bucket: z
+          .string()
+          .overwrite(stripReference)
+          .regex(/^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/, 'the name of a bucket')
+          .describe('Bucket, which all institutions share.'),
+        prefix: z
+          .string()
+          .overwrite(stripReference)
+          .regex(/^([a-z0-9][a-z0-9_-]*\/)+$/, 'lower-case folders, each with its "/": "oncobridge/"')
+          .optional()
+          .describe('Folder in the bucket, the same for every institution. Below it every institution has a prefix of its own id.'),
+        addressing: z.enum(['path', 'virtual-host']).default('path').describe('path: endpoint/bucket. virtual-host: bucket.endpoint.'),
+        accessKeyId: secret().describe('Access key id of this institution, by reference.'),
+        secretAccessKey: secret().describe('Its secret, by reference.'),
+        sessionToken: secret().optional().describe('Of a temporary credential, by reference; a new one needs a new start.'),
+        tlsRootCertificate: certificate()
+          .optional()
+          .describe("The store's own TLS root (PEM, by reference), beside those that Node knows."),
+        timeout: duration().default('30s').describe('Of one object with all attempts; a second more for every MiB.'),
+        attempts: z.int().min(1).max(10).default(4).describe('How often one request is sent.'),
+        maxObjectBytes: z.int().min(1_000_000).default(512_000_000).describe('A larger object of another institution is not read.'),
+      }),
     ])
-    .describe('Where sealed objects lie.'),
+    .describe(
+      'Where sealed objects lie. files: a directory here. s3: a store that institutions share ([shared-store.md](shared-store.md)).',
+    ),
   ledger: z
     .discriminatedUnion('kind', [
       z.strictObject({
@@ -204,6 +242,40 @@ export const serverSchema = z.strictObject({
       .describe('Patients are matched by these identifiers and by nothing else.'),
     excludeTestPatients: z.boolean().default(true).describe('Skip persons that a source marks as test patients.'),
   }),
+  sharing: z
+    .strictObject({
+      maxPatients: z
+        .int()
+        .min(1)
+        .default(10_000)
+        .describe('Linked patients of one other institution of whom something is kept here; more wait.'),
+      maxDocumentsPerPatient: z.int().min(1).default(5000).describe('Documents kept of one such patient; more wait, and raise an alarm.'),
+      maxBytesPerPatient: z.int().min(1).default(2_000_000_000).describe('Bytes of sealed objects kept of one such patient.'),
+      maxObjectBytes: z
+        .int()
+        .min(1)
+        .max(2_000_000_000)
+        .default(100_000_000)
+        .describe('A larger object of another institution is not fetched.'),
+      maxPendingPerInstitution: z
+        .int()
+        .min(1)
+        .default(1000)
+        .describe(
+          'Categories granted by patients of one other institution that may wait here for a linking code; more are looked at later.',
+        ),
+      retryFirst: duration().default('1s').describe('After a failed fetch; doubles with each further one.'),
+      retryMost: duration().default('5m').describe('At most so long between two tries.'),
+      maxAttempts: z
+        .int()
+        .min(1)
+        .max(100)
+        .default(8)
+        .describe('After so many an object counts as missing: an alarm, and a try every `retryMissing`.'),
+      retryMissing: duration().default('30m').describe('Between tries of what is missing or was refused.'),
+    })
+    .prefault({})
+    .describe("What patients of other institutions share with this one: limits, so that no other institution's flood is ours."),
   categories: z
     .array(
       z.strictObject({
