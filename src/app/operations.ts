@@ -12,8 +12,10 @@ import { within } from '../observe/within.ts';
 import type { PullProgress } from '../pipeline/pull.ts';
 import { normaliseIdentifier } from '../records/patient-identity.ts';
 import { isReason } from '../records/reasons.ts';
+import type { Links } from '../sharing/links.ts';
 import { findPatients } from '../store/patients.ts';
 import { listStreams } from '../store/streams.ts';
+import type { LedgerPatient } from '../vault/holder.ts';
 import { VERSION } from '../version.ts';
 import type { Core } from './core.ts';
 
@@ -22,15 +24,16 @@ export function createOperations(parts: {
   core: Core;
   membership: Membership;
   issuer: Issuer;
+  links: Links;
   tokenEndpoint: string;
   facility: string;
   configHash: string;
   maxStalenessMs: number;
   metrics: Metrics;
   /** Everything that opens content leaves an audit event; these are the commands that do. */
-  audited(operation: string, outcome: 'permitted' | 'failed', patients?: readonly string[]): Promise<void>;
+  audited(operation: string, outcome: 'permitted' | 'failed', patients?: readonly (string | LedgerPatient)[]): Promise<void>;
 }): Omit<Operations, 'stop'> {
-  const { core, membership, issuer, metrics, audited } = parts;
+  const { core, membership, issuer, links, metrics, audited } = parts;
   const { database, projection, ledger, outbox, queue, questions } = core;
 
   async function pullAll(
@@ -86,7 +89,7 @@ export function createOperations(parts: {
   return {
     ping: async () => ({ pid: process.pid }),
     async status() {
-      const [info, height, freshness, stats, depth, streams, counts, alarms] = await Promise.all([
+      const [info, height, freshness, stats, depth, streams, counts, linked, alarms] = await Promise.all([
         // A ledger that is away must not hide the rest.
         within(5000, ledger.info()).catch(() => undefined),
         projection.height(),
@@ -95,6 +98,7 @@ export function createOperations(parts: {
         queue.depth(),
         listStreams(database),
         questions.counts(),
+        links.counts(),
         openAlarms(database),
       ]);
       return {
@@ -126,6 +130,7 @@ export function createOperations(parts: {
         })),
         records: counts.records,
         documents: counts.documents,
+        links: linked,
       };
     },
     pull: pullAll,
@@ -216,8 +221,33 @@ export function createOperations(parts: {
       return { patient: patient.pat };
     },
     memberAdd: (input) => membership.registerMember(input),
+    linkCreate: (input) =>
+      accounted(
+        `link create clinician=${idIn(input.clinician)} by=${idIn(input.by)}`,
+        () => links.makeCode(input),
+        () => [input.patient],
+      ),
+    linkList: () => links.list(),
+    async linkShow({ link, reveal }) {
+      const operation = `link show ${idIn(link)}${reveal ? ' reveal' : ''}`;
+      const found = await accounted(
+        operation,
+        () => links.show(link, reveal),
+        ({ patient }) => [patient],
+      );
+      // An event of its own: the two pseudonyms stand together in no event.
+      if (reveal && found.theirs !== null) await audited(operation, 'permitted', [found.theirs]);
+      return found;
+    },
+    linkResolve: (input) => accounted(`link resolve ${idIn(input.link)} ${input.answer} by=${idIn(input.by)}`, () => links.resolve(input)),
+    linkClose: ({ link, by }) => accounted(`link close ${idIn(link)} by=${idIn(by)}`, () => links.close(link, by)),
     async memberList() {
       return (await membership.list()).map(({ member, name, role, status }) => ({ member, name, role, status }));
     },
   };
+}
+
+/** What a person typed in an id's place may be anything, a code's secret included: only an id goes into the audit's text. */
+function idIn(typed: string): string {
+  return isId('lnk', typed) || isId('mem', typed) || isId('pat', typed) ? typed : '?';
 }

@@ -5,6 +5,9 @@ import type { PullProgress } from '../pipeline/pull.ts';
 import type { ExplainReport, QuarantineEntry, QuarantineGroup } from '../pipeline/questions.ts';
 import type { ReconcileReport } from '../pipeline/reconcile.ts';
 import type { ReplayChoice, ReplayReport } from '../pipeline/replay.ts';
+import type { LinkAnswer, LinkResolved, LinkShown } from '../sharing/link-comparison.ts';
+import type { LinkState } from '../sharing/link-rows.ts';
+import type { ListedLink, MadeCode, NewCode } from '../sharing/links.ts';
 
 /**
  * What a command can ask of oncobridge: the same whether it runs in the command's own process or in the running server,
@@ -40,6 +43,13 @@ export interface Operations {
   memberList(input: object): Promise<readonly { member: string; name: string; role: string; status: string }[]>;
   /** The pseudonym behind an identifier of a configured authority; leaves an audit event. */
   patientFind(input: { authority: string; value: string }): Promise<{ patient: string }>;
+  /** A one-time code for one of our patients; its text is a secret, answered once. These all leave audit events. */
+  linkCreate(input: NewCode): Promise<MadeCode>;
+  linkList(input: object): Promise<readonly ListedLink[]>;
+  /** With `reveal` names and birth dates of both sides, for a terminal. */
+  linkShow(input: { link: string; reveal: boolean }): Promise<ListedLink & LinkShown>;
+  linkResolve(input: LinkAnswer): Promise<LinkResolved>;
+  linkClose(input: { link: string; by: string }): Promise<{ link: string }>;
   stop(input: object): Promise<{ pid: number }>;
 }
 export type OperationName = keyof Operations;
@@ -71,6 +81,8 @@ export interface StatusReport {
   streams: readonly { source: string; stream: string; running: boolean; lastSuccess: string | null; lastError: string | null }[];
   records: Record<string, number>;
   documents: number;
+  /** Links with patients of other institutions; `open`: codes that nobody has used yet. */
+  links: Record<LinkState | 'open', number>;
 }
 
 export interface PullReport {

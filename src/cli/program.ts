@@ -5,6 +5,7 @@ import { addConfigCommand } from './config.ts';
 import { addDoctorCommand } from './doctor.ts';
 import { addExplainCommand } from './explain.ts';
 import { addLedgerCommand } from './ledger.ts';
+import { addLinkCommand } from './link.ts';
 import { addMemberCommand } from './member.ts';
 import { addPatientCommand } from './patient.ts';
 import { addPullCommand } from './pull.ts';
@@ -38,6 +39,7 @@ export function createProgram(): Command {
   addAuditCommand(program);
   addMemberCommand(program);
   addPatientCommand(program);
+  addLinkCommand(program);
   addClientCommand(program);
   addTokenCommand(program);
   addConfigCommand(program);

@@ -27,6 +27,7 @@ function statusText(status: StatusReport): string {
     `outbox    ${outbox.depth} unsettled, oldest ${Math.round(outbox.oldestSeconds)} s`,
     `queue     ${queue.waiting} waiting, ${queue.active} active, ${queue.delayed} delayed, ${queue.failed} failed`,
     `documents ${status.documents}`,
+    ...linksText(status.links),
     '',
     table(['record outcome', 'count'], Object.entries(status.records)),
     '',
@@ -40,6 +41,12 @@ function statusText(status: StatusReport): string {
       ]),
     ),
   ].join('\n');
+}
+
+function linksText({ open, bound, confirmed, held, rejected }: StatusReport['links']): string[] {
+  if (open + bound + confirmed + held + rejected === 0) return [];
+  const waits = held === 0 ? '' : `, ${held} HELD for a person: oncobridge link list`;
+  return [`links     ${confirmed} confirmed, ${bound} not compared yet, ${open} codes open, ${rejected} rejected${waits}`];
 }
 
 function ledgerText({ kind, reachable, consensus, height, projected, fresh, ageSeconds, alarms }: StatusReport['ledger']): string {
