@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFile, fork, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -11,6 +11,8 @@ import { createSimulator, type Simulator } from '../../simulator/simulator.ts';
 import { PEOPLE } from '../../simulator/stories/people.ts';
 import { createProgram } from '../../src/cli/program.ts';
 import { createProgress } from '../../src/cli/progress.ts';
+import { parseLinkCode } from '../../src/sharing/link-code.ts';
+import { linkQrForTerminal, linkQrSvg } from '../../src/sharing/link-picture.ts';
 import { createDatabase } from '../../src/store/database.ts';
 import { createEmbeddedPostgres } from '../../src/store/embedded-postgres.ts';
 import { type SqlFragment, sql } from '../../src/store/sql.ts';
@@ -212,6 +214,7 @@ test('beside a running server commands work in it; stop ends it', async () => {
 
   await quarantineCommands();
   await resolveCommand();
+  await linkCommands(member);
   assert.deepEqual((await json<{ differences: unknown[] }>('reconcile')).differences, []);
   await auditCommands();
   for (const unknown of ['--source', '--stream']) {
@@ -225,12 +228,14 @@ test('beside a running server commands work in it; stop ends it', async () => {
   assert.equal((await json<{ stopped: boolean }>('stop')).stopped, false);
 });
 
-/** One statement beside the server, or without it. */
-async function onDatabase(...statements: SqlFragment[]): Promise<void> {
+/** Statements beside the server, or without it; the rows of the last. */
+async function onDatabase(...statements: SqlFragment[]): Promise<Record<string, unknown>[]> {
   const postgres = await createEmbeddedPostgres({ directory: join(folder, '.oncobridge/postgres') });
   const database = createDatabase({ url: postgres.url, maxConnections: 1 });
   try {
-    for (const statement of statements) await database.query(statement);
+    let rows: Record<string, unknown>[] = [];
+    for (const statement of statements) rows = await database.query(statement);
+    return rows;
   } finally {
     await database.close();
     await postgres.stop();
@@ -328,6 +333,65 @@ async function resolveCommand(): Promise<void> {
   assert.match((await resolve(...answer)).out, /^Decided so before: new patient pat-/);
   const left = await json<{ reason: string; source: string }[]>('quarantine', 'list');
   assert.ok(!left.some(({ reason, source }) => reason === 'PATIENT_UNKNOWN' && source === 'ehr'));
+}
+
+/** A code for a patient of ours: shown once, a QR code on a terminal, a picture in a file; what became of it; a person's answer. */
+async function linkCommands(member: string): Promise<void> {
+  assert.equal((await cli('link', 'list')).out, 'No codes were made.\n');
+  const [row] = await onDatabase(sql`select pat from patient where demographics is not null order by pat limit 1`);
+  const patient = String(row?.['pat']);
+  const create = ['link', 'create', '--patient', patient, '--clinician', member];
+  const picture = join(folder, 'code.svg');
+  const { link, text, expires } = await json<{ link: string; text: string; expires: string }>(...create, '--svg', picture);
+  const code = parseLinkCode(text);
+  assert.deepEqual([code.link, code.clinician, code.expires], [link, member, expires]);
+  assert.ok(Math.abs(Date.parse(expires) - Date.now() - 7 * 86_400_000) < 60_000);
+  assert.deepEqual([readFileSync(picture, 'utf8'), statSync(picture).mode & 0o777], [linkQrSvg(text), 0o600]);
+
+  // A file that is there already is not written over; the code was made and is shown all the same.
+  const again = await cli(...create, '--expires', '12h', '--svg', picture);
+  assert.deepEqual(
+    [again.code, again.err.startsWith('BAD_REQUEST'), parseLinkCode(again.out.split('\n')[0] ?? '').clinician],
+    [1, true, member],
+  );
+  const onTerminal = await run(['--config', config, ...create], env, true);
+  const shown = /^ob1\..+$/m.exec(onTerminal.out)?.[0] ?? assert.fail(onTerminal.out);
+  assert.ok(onTerminal.out.startsWith(linkQrForTerminal(shown, true)));
+  for (const [args, refused] of [
+    [['--expires', '31d'], 'UNPROCESSABLE'],
+    [['--expires', 'soon'], 'BAD_REQUEST'],
+    [['--by', 'mem-aaaaaaaaaaaaaaaaaaaaaaaaaa'], 'FORBIDDEN'],
+    [['--by', text], 'FORBIDDEN'],
+  ] as const) {
+    const wrong = await cli(...create, ...args);
+    assert.deepEqual([wrong.code, wrong.err.split(':')[0], wrong.out], [1, refused, ''], wrong.err);
+    assert.ok(!wrong.err.includes(code.secret));
+  }
+  const listed = await cli('link', 'list');
+  assert.equal(listed.out.match(/ open /g)?.length, 3);
+  const closed = await cli('link', 'close', parseLinkCode(shown).link, '--by', member);
+  assert.deepEqual([closed.code, closed.out.endsWith(': closed.\n')], [0, true], closed.err);
+
+  // As after a document in which the name differs; with it was shown what.
+  await onDatabase(
+    sql`insert into patient_link (inst, pat, link, own_pat, state) values ('inst-a', 'pat-theirs', ${link}, ${patient}, 'held')`,
+  );
+  assert.match((await cli('status')).out, /^links {5}0 confirmed, 0 not compared yet, 1 codes open, 0 rejected, 1 HELD for a person/m);
+  const { seen, status } = await json<{ seen: string; status: string }>('link', 'show', link);
+  assert.equal(status, 'held');
+  assert.match((await cli('link', 'show', link)).out, /theirs +pat-theirs of inst-a/);
+  assert.equal((await cli('link', 'show', 'lnk-aaaaaaaaaaaaaaaaaaaaaaaaaa')).err.split(':')[0], 'NOT_FOUND');
+  const resolve = (...args: string[]) => cli('link', 'resolve', link, '--by', member, '--reason', 'asked her', ...args);
+  for (const [args, refused] of [
+    [[], 'BAD_REQUEST'],
+    [['--accept'], 'BAD_REQUEST'],
+    [['--accept', '--reject', '--seen', seen], 'BAD_REQUEST'],
+    [['--accept', '--seen', '00000000'], 'CONFLICT'],
+  ] as const)
+    assert.equal((await resolve(...args)).err.split(':')[0], refused);
+  assert.match((await resolve('--reject')).out, /: rejected; nothing of theirs is kept\.\n$/);
+  assert.match((await resolve('--reject')).out, /Answered so before\.\n$/);
+  assert.match((await cli('link', 'show', link)).out, /Answered on .* by mem-.*: reject, "asked her"/);
 }
 
 async function auditCommands(): Promise<void> {
