@@ -141,6 +141,7 @@ export async function tellStory({ app, story }: { app: App; story: Story }): Pro
     select pointer, document from document_version where document = ${labPdf.replace(/^Binary\/(doc-[a-z2-7]+).*$/, '$1')} order by version desc limit 1`);
   if (row === undefined) assert.fail('no stored object');
   const file = app.blobPath(row.pointer);
+  if (file === undefined) assert.fail('objects do not lie in files');
   const original = readFileSync(file);
   const altered = Buffer.from(original);
   altered[Math.floor(altered.length / 2)] = (altered[Math.floor(altered.length / 2)] ?? 0) ^ 1;

@@ -1,5 +1,5 @@
 import { mkdir } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { pino } from 'pino';
 import type { Settings } from '../cli/settings.ts';
 import { parseDurationMs } from '../config/schema.ts';
@@ -31,7 +31,6 @@ import { createPostgresQueue } from '../queue/postgres.ts';
 import { createRedisQueue } from '../queue/redis.ts';
 import { layoutName } from '../render/render-pdf.ts';
 import { createRenderer } from '../render/renderer.ts';
-import { createFileBlobs } from '../store/blob-files.ts';
 import { createDatabase } from '../store/database.ts';
 import { createEmbeddedPostgres } from '../store/embedded-postgres.ts';
 import { migrate } from '../store/migrate.ts';
@@ -39,6 +38,7 @@ import { freeLeases } from '../store/streams.ts';
 import { createFileCustodian } from '../vault/file-custodian.ts';
 import { createSealedRows } from '../vault/sealed-rows-store.ts';
 import { createSealer } from '../vault/sealer.ts';
+import { openBlobs } from './blobs.ts';
 import { institutionId } from './institution-id.ts';
 import { openLedger, startProjection } from './ledger.ts';
 import { openSource } from './sources.ts';
@@ -108,9 +108,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
 
     const rows = createSealedRows({ custodian });
     const sealer = createSealer({ custodian });
-    const blobs = createFileBlobs({
-      directory: server.blobs.directory === undefined ? join(data, 'blobs') : resolve(dirname(config.file), server.blobs.directory),
-    });
+    const blobs = openBlobs(server, data, config.file);
     closers.push(() => blobs.close());
     const queue =
       server.queue.kind === 'redis'

@@ -41,7 +41,7 @@ const url = () =>
     .overwrite(stripReference)
     .regex(/^https?:\/\/[^\s]+$/, 'an http(s) URL');
 
-/** Objects are sealed, but who asks for which is not, and neither are answers protected from being exchanged. */
+/** Objects are sealed and checked; their names and the credential's session are not for everybody on the way. */
 function isSecureOrLoopback(value: string): boolean {
   if (!URL.canParse(value)) return false;
   const { protocol, hostname, pathname, search, username } = new URL(value);

@@ -4,12 +4,13 @@ import { codeOf } from '../errors.ts';
 const OF_THE_DATA = /^(22|23)/;
 
 /**
- * True where nothing is wrong with the record: the database, a disk or a part of ours went away and will be back, so the work
+ * True where nothing is wrong with the record: the database, a disk or a part of ours went away and will be back, or an
+ * object store wants a credential that holds, so the work
  * is left as it is and tried again. Everything else would fail again, and the record is held for a person.
  */
 export function isPassing(error: unknown): boolean {
   const ours = codeOf(error);
-  if (ours !== undefined) return ours === 'UNAVAILABLE';
+  if (ours !== undefined) return ours === 'UNAVAILABLE' || ours === 'STORE_REFUSED';
   if (!(error instanceof Error)) return false;
   const { code, syscall, severity } = error as { code?: unknown; syscall?: unknown; severity?: unknown };
   // A failed call of the system: a socket that is gone while PostgreSQL starts again, a full disk.

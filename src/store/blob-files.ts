@@ -2,10 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, open, readdir, readFile, rename, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { CodedError } from '../errors.ts';
-import type { BlobStore } from './blobs.ts';
-
-/** An institution's prefix is one path segment of ours; the rest is a hash. Nothing else reaches the file system. */
-const NAME = /^([a-z][a-z0-9-]{0,63})\/(envelopes\/)?([0-9a-f]{64})$/;
+import { BLOB_NAME, type BlobStore } from './blobs.ts';
 
 export interface FileBlobs extends BlobStore {
   /** Where an object lies, whether it is there or not. */
@@ -25,7 +22,7 @@ export function createFileBlobs(options: { directory: string }): FileBlobs {
   let swept: Promise<void> | undefined;
 
   const pathOf = (name: string): string => {
-    const match = NAME.exec(name);
+    const match = BLOB_NAME.exec(name);
     const [, institution, envelopes, hash] = match ?? [];
     if (institution === undefined || hash === undefined) throw new CodedError('BLOB_NAME');
     return join(directory, institution, envelopes === undefined ? 'objects' : 'envelopes', hash.slice(0, 2), hash.slice(2, 4), hash);

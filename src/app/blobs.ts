@@ -1,0 +1,23 @@
+import { dirname, join, resolve } from 'node:path';
+import { parseDurationMs, type ServerConfig } from '../config/schema.ts';
+import { createFileBlobs } from '../store/blob-files.ts';
+import { createS3Blobs } from '../store/blob-s3.ts';
+import type { BlobStore } from '../store/blobs.ts';
+import type { S3Options } from '../store/s3-requests.ts';
+
+interface OpenedBlobs extends BlobStore {
+  /** Of the filesystem store only. */
+  pathOf?(name: string): string;
+}
+
+/** The store of sealed objects that the configuration names. `data` and `configFile` are paths: a directory may be relative to the file. */
+export function openBlobs({ blobs }: ServerConfig, data: string, configFile: string): OpenedBlobs {
+  if (blobs.kind === 's3') return createS3Blobs(s3Options(blobs));
+  return createFileBlobs({
+    directory: blobs.directory === undefined ? join(data, 'blobs') : resolve(dirname(configFile), blobs.directory),
+  });
+}
+
+export function s3Options({ timeout, tlsRootCertificate, ...blobs }: Extract<ServerConfig['blobs'], { kind: 's3' }>): S3Options {
+  return { ...blobs, timeoutMs: parseDurationMs(timeout), tlsRootPem: tlsRootCertificate };
+}
