@@ -233,6 +233,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
     const operations = createOperations({
       core,
       membership,
+      directories,
       issuer,
       links: shared.links,
       tokenEndpoint: `${issuerUrl}/token`,

@@ -2,9 +2,10 @@ import { verifyAudit } from '../audit/verify.ts';
 import type { Issuer } from '../auth/issuer.ts';
 import type { Operations, PullReport } from '../cli/operations.ts';
 import { verifyResult } from '../cli/verify-result.ts';
-import { CodedError } from '../errors.ts';
+import { CodedError, codeOf } from '../errors.ts';
 import { isId } from '../ids.ts';
 import { openAlarms } from '../ledger/projection-alarms.ts';
+import type { Directories } from '../membership/directory.ts';
 import { cosignJoinFile, submitJoinFile } from '../membership/joining.ts';
 import type { Membership } from '../membership/members.ts';
 import type { Metrics } from '../observe/metrics.ts';
@@ -23,6 +24,7 @@ import type { Core } from './core.ts';
 export function createOperations(parts: {
   core: Core;
   membership: Membership;
+  directories: Directories;
   issuer: Issuer;
   links: Links;
   tokenEndpoint: string;
@@ -33,7 +35,7 @@ export function createOperations(parts: {
   /** Everything that opens content leaves an audit event; these are the commands that do. */
   audited(operation: string, outcome: 'permitted' | 'failed', patients?: readonly (string | LedgerPatient)[]): Promise<void>;
 }): Omit<Operations, 'stop'> {
-  const { core, membership, issuer, links, metrics, audited } = parts;
+  const { core, membership, directories, issuer, links, metrics, audited } = parts;
   const { database, projection, ledger, outbox, queue, questions } = core;
 
   async function pullAll(
@@ -219,6 +221,24 @@ export function createOperations(parts: {
       if (patient === undefined)
         throw new CodedError('NOT_FOUND', { diagnostics: 'No patient has this identifier of this authority here.' });
       return { patient: patient.pat };
+    },
+    directoryExport: async () => ({ institution: core.institution, directory: await directories.own() }),
+    directoryCheck: ({ directory }) => directories.report(directory),
+    directoryImport: ({ directory }) => directories.import(directory),
+    async directoryShow({ institution }) {
+      const names = institution === undefined ? await directories.known() : [institution];
+      return Promise.all(
+        names.map(async (name) => {
+          const jws = await directories.of(name);
+          try {
+            return { institution: name, report: await directories.report(jws) };
+          } catch (error) {
+            const code = codeOf(error);
+            if (code === undefined) throw error;
+            return { institution: name, code };
+          }
+        }),
+      );
     },
     memberAdd: (input) => membership.registerMember(input),
     linkCreate: (input) =>

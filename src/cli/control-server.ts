@@ -51,7 +51,8 @@ export async function startControlServer(options: {
     let size = 0;
     for await (const chunk of request as AsyncIterable<Buffer>) {
       size += chunk.length;
-      if (size > 1_000_000) throw new CodedError('TOO_LARGE');
+      // The directory of a large hospital is the longest.
+      if (size > 5_000_000) throw new CodedError('TOO_LARGE');
       chunks.push(chunk);
     }
     response.writeHead(200, { 'content-type': 'application/x-ndjson' });

@@ -1,4 +1,5 @@
 import type { OpenAlarms } from '../ledger/projection-alarms.ts';
+import type { DirectoryReport } from '../membership/directory.ts';
 import type { JoinFile } from '../membership/joining.ts';
 import type { IdentityAnswer, IdentityQuestion, IdentityResolved } from '../pipeline/identity.ts';
 import type { PullProgress } from '../pipeline/pull.ts';
@@ -40,6 +41,11 @@ export interface Operations {
     scopes?: readonly string[];
   }): Promise<{ token: string; expiresInSeconds: number; actor: string }>;
   memberAdd(input: { name: string; role: string }): Promise<{ member: string }>;
+  /** This institution's directory, signed; and those of others, held against the ledger whenever they are asked for. */
+  directoryExport(input: object): Promise<{ institution: string; directory: string }>;
+  directoryCheck(input: { directory: string }): Promise<DirectoryReport>;
+  directoryImport(input: { directory: string }): Promise<DirectoryReport>;
+  directoryShow(input: { institution?: string }): Promise<readonly DirectoryFound[]>;
   memberList(input: object): Promise<readonly { member: string; name: string; role: string; status: string }[]>;
   /** The pseudonym behind an identifier of a configured authority; leaves an audit event. */
   patientFind(input: { authority: string; value: string }): Promise<{ patient: string }>;
@@ -114,6 +120,9 @@ export interface IdentityAnswered extends IdentityResolved {
   /** Document versions filed of what had waited. */
   filed: number;
 }
+
+/** A directory that is kept here: what it says, or why it does not hold any more. */
+export type DirectoryFound = { institution: string } & ({ report: DirectoryReport } | { code: string });
 
 export interface ClientAdded {
   clientId: string;

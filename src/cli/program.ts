@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import { addAuditCommand } from './audit.ts';
 import { addClientCommand } from './client.ts';
 import { addConfigCommand } from './config.ts';
+import { addDirectoryCommand } from './directory.ts';
 import { addDoctorCommand } from './doctor.ts';
 import { addExplainCommand } from './explain.ts';
 import { addLedgerCommand } from './ledger.ts';
@@ -38,6 +39,7 @@ export function createProgram(): Command {
   addDoctorCommand(program);
   addAuditCommand(program);
   addMemberCommand(program);
+  addDirectoryCommand(program);
   addPatientCommand(program);
   addLinkCommand(program);
   addClientCommand(program);

@@ -51,6 +51,8 @@ export interface Directories {
   own(): Promise<string>;
   /** The own one, or that which another institution handed over. NOT_FOUND where there is none. Not checked: whoever uses it does. */
   of(institution: string): Promise<string>;
+  /** Institutions of which there is one, the own first. */
+  known(): Promise<string[]>;
   /** Takes a directory of another institution in the place of an older one. DIRECTORY_… where it does not hold, CONFLICT where it is older. */
   import(jws: string): Promise<DirectoryReport>;
   /** What it says, held against the ledger as it is now. DIRECTORY_… where the directory itself does not hold. */
@@ -119,6 +121,10 @@ export function createDirectories(parts: {
       if (row === undefined) throw new CodedError('NOT_FOUND', { diagnostics: 'No directory of this institution was imported.' });
       return row.jws;
     },
+    async known() {
+      const rows = await database.query<{ inst: string }>(sql`select inst from directory_of order by inst`);
+      return [institution, ...rows.map((row) => row.inst)];
+    },
     report,
     async import(jws) {
       const found = await report(jws);
@@ -129,7 +135,7 @@ export function createDirectories(parts: {
       if (former !== undefined && read(former.jws).directory.issued > found.issued)
         throw new CodedError('CONFLICT', { diagnostics: 'A newer one of this institution is here already.' });
       await database.query(sql`
-        insert into directory_of (inst, jws) values (${found.institution}, ${jws})
+        insert into directory_of (inst, jws) values (${found.institution}, ${jws.trim()})
         on conflict (inst) do update set jws = excluded.jws, imported_at = now()`);
       return found;
     },
