@@ -62,7 +62,7 @@ export const ERRORS = {
   NOT_FETCHED: {
     status: 503,
     issue: 'transient',
-    text: "A document of another institution that you may read is not here yet. Try again; if this stays, the operator knows, and a search that names other patients is not held up.",
+    text: 'A document of another institution that you may read is not here yet. Try again; if this stays, the operator knows, and a search that names other patients is not held up.',
   },
   INCOMPLETE: {
     status: 200,

@@ -5,15 +5,17 @@ import type { Settings } from '../cli/settings.ts';
 import { parseDurationMs } from '../config/schema.ts';
 import { CodedError, codeOf } from '../errors.ts';
 import { safeError } from '../http/app.ts';
+import { categoryVersionKey } from '../ledger/contract/keys.ts';
 import type { FabricEvent } from '../ledger/fabric/fabric-ledger.ts';
 import { createProjection } from '../ledger/projection.ts';
-import type { Alarm } from '../ledger/projection-alarms.ts';
+import { type Alarm, raiseAlarm } from '../ledger/projection-alarms.ts';
 import type { Metrics } from '../observe/metrics.ts';
 import { createLedgerWriter } from '../outbox/ledger-writer.ts';
 import { createOutbox } from '../outbox/postgres-outbox.ts';
 import { createRelay } from '../outbox/relay.ts';
 import { createAssembler } from '../pipeline/assembler.ts';
 import { createAssembly } from '../pipeline/assembly.ts';
+import { createCategoryKeys } from '../pipeline/category-keys.ts';
 import { createFiling } from '../pipeline/filing.ts';
 import { createIdentity } from '../pipeline/identity.ts';
 import { createIntake } from '../pipeline/intake.ts';
@@ -183,7 +185,16 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
     const statements = createLedgerStatements({ custodian, ledgerId });
     const matching = createPatientMatching({ database, rows, custodian, outbox, statements, config: filingConfig });
     const intake = createIntake({ database, rows, keys, matching, config: filingConfig });
-    const resealing = createResealing({ database, blobs, sealer, custodian, rows, outbox, statements, log });
+    const categoryKeys = createCategoryKeys({
+      database,
+      custodian,
+      async onDiffers({ patient, category, version, block }) {
+        const stateKeys = [categoryVersionKey(institution, patient, category, version)];
+        const alarm: Alarm = { kind: 'category-key', block, stateKeys };
+        if (await raiseAlarm(database, alarm)) onLedgerAlarm(alarm);
+      },
+    });
+    const resealing = createResealing({ database, blobs, sealer, custodian, categoryKeys, rows, outbox, statements, log });
     const withdrawal = createWithdrawal({ database, custodian, resealing, outbox, statements, log });
     const assembly = createAssembly({ database, rows, keys, withdrawal, log });
     const filing = createFiling({
@@ -191,7 +202,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       blobs,
       rows,
       keys,
-      custodian,
+      categoryKeys,
       sealer,
       renderer,
       outbox,
@@ -209,6 +220,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
     });
     const assembler = createAssembler({
       database,
+      institution,
       assembly,
       filing,
       withdrawal,
@@ -222,6 +234,10 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       log,
     });
     wakeAssembler = () => assembler.wake();
+    // What waits for a key of a category, or was refused under an older one, goes on.
+    projection.onApplied(({ transactions }) => {
+      if (transactions.some(({ name }) => name === 'publishCategoryKey' || name === 'claimPatient')) assembler.wake();
+    });
     closers.push(() => assembler.close());
     const pull = createPull({ database, rows, keys, intake, room: (signal) => outbox.room(signal), onStored: () => assembler.wake(), log });
     closers.push(async () => {

@@ -3,7 +3,7 @@ import { CodedError, codeOf } from '../errors.ts';
 import { LEDGER } from '../ledger/contract/keys.ts';
 import type { LedgerState } from '../ledger/contract/state.ts';
 import { createDefinitionGuard, type DefinitionGuard } from '../ledger/definition-guard.ts';
-import { createEmbeddedLedger } from '../ledger/embedded/embedded-ledger.ts';
+import { createEmbeddedLedger, type EmbeddedLedgerOptions } from '../ledger/embedded/embedded-ledger.ts';
 import { foundLedger } from '../ledger/embedded/first-start.ts';
 import type { FabricEvent } from '../ledger/fabric/fabric-ledger.ts';
 import type { Ledger } from '../ledger/ledger.ts';
@@ -51,8 +51,8 @@ async function openEmbedded({ tipFile, database, custodian, onError }: LedgerPar
   const { institution } = custodian;
   const { signing, encryption } = await custodian.institutionKeys();
   const msp = `${institution}-msp`;
-  const sign = (bytes: Uint8Array): Promise<Uint8Array> => custodian.signBytes(bytes);
-  const ledger = await createEmbeddedLedger({ database, tipFile, institution, msp, publicKey: await custodian.blockKey(), sign, onError });
+  const sign: EmbeddedLedgerOptions['sign'] = (bytes, publicKey) => custodian.signBytes(bytes, publicKey);
+  const ledger = await createEmbeddedLedger({ database, tipFile, institution, msp, publicKey: signing, sign, onError });
   try {
     const signAsInstitution = (typ: string, payload: string): Promise<string> => custodian.signAsInstitution(typ, payload);
     await foundLedger({ ledger, institution, msp, keys: { signing, encryption }, signAsInstitution });

@@ -51,6 +51,12 @@ export function createKeyRotation(
     return head === undefined ? undefined : (JSON.parse(head.value) as { version: number }).version;
   }
 
+  /** A patient who holds their own keys signs new versions on their device; what nobody signs stays due (rotation-due.ts). */
+  async function isClaimed(pat: string): Promise<boolean> {
+    const rows = await database.query(sql`select 1 from projection.patient where inst = ${institution} and pat = ${pat} and not custody`);
+    return rows.length > 0;
+  }
+
   /** Documents on their way were sealed under the present version: a new one on the ledger would have them refused. */
   async function documentsUnderWay(pat: string): Promise<boolean> {
     const rows = await database.query(sql`
@@ -64,7 +70,7 @@ export function createKeyRotation(
     if (id === null) {
       const published = await publishedVersion(pat, category);
       const current = await custodian.categoryKey(pat, category);
-      if (published === undefined || current === undefined) {
+      if (published === undefined || current === undefined || (await isClaimed(pat))) {
         await done(pat, category);
         return false;
       }

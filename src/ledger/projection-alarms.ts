@@ -46,7 +46,7 @@ export function deniedBy(stateKeys: readonly string[]): Denied {
 }
 
 export interface Alarm {
-  kind: 'write-set' | 'entry-conflict' | 'chain' | 'projection' | 'definition';
+  kind: 'write-set' | 'entry-conflict' | 'chain' | 'projection' | 'definition' | 'category-key';
   block: number;
   txId?: string;
   stateKeys: readonly string[];
@@ -69,7 +69,7 @@ export async function openAlarms(on: Sql): Promise<OpenAlarms[]> {
 
 /** One row an occurrence, under a name that follows from it, so that a rebuild raises none twice. Returns whether it is new. */
 export async function raiseAlarm(on: Sql, alarm: Alarm): Promise<boolean> {
-  const id = `${alarm.kind}-${alarm.block}-${alarm.txId ?? ''}`;
+  const id = `${alarm.kind}-${alarm.block}-${alarm.txId ?? (alarm.kind === 'category-key' ? alarm.stateKeys.join() : '')}`;
   const rows = await on.query(sql`insert into ledger_alarm (id, kind, block, tx_id, state_keys)
     values (${id}, ${alarm.kind}, ${alarm.block}, ${alarm.txId ?? null}, ${[...alarm.stateKeys]}::text[]) on conflict (id) do nothing returning id`);
   return rows.length > 0;

@@ -1,6 +1,7 @@
 import type { Logger } from 'pino';
 import { codeOf } from '../errors.ts';
 import type { Reason } from '../records/reasons.ts';
+import { takeUpPublished, waitForCategoryKey } from '../store/category-keys.ts';
 import type { Database } from '../store/database.ts';
 import { decide, pendingRecords } from '../store/records.ts';
 import type { createAssembly, DocumentDraft } from './assembly.ts';
@@ -31,6 +32,7 @@ const RETRY_MS = 5000;
  */
 export function createAssembler(parts: {
   database: Database;
+  institution: string;
   assembly: ReturnType<typeof createAssembly>;
   filing: ReturnType<typeof createFiling>;
   withdrawal: ReturnType<typeof createWithdrawal>;
@@ -42,7 +44,7 @@ export function createAssembler(parts: {
   stopping: AbortSignal;
   log: Logger;
 }) {
-  const { database, assembly, filing, withdrawal, resealing, replay, onFiled, stopping, log } = parts;
+  const { database, institution, assembly, filing, withdrawal, resealing, replay, onFiled, stopping, log } = parts;
   let running: Promise<unknown> = Promise.resolve();
   let wanted = false;
   /** Number of the newest record that a whole round has looked at; 0: nothing is known. */
@@ -93,6 +95,8 @@ export function createAssembler(parts: {
   async function round(): Promise<number> {
     // What was put back to wait for a decision, or was left by a round that failed, is older than what has been looked at.
     if ((await replay.due()) > 0) lookedAt = 0;
+    const published = await takeUpPublished(database, institution);
+    if (published > 0) lookedAt = 0;
     const from = lookedAt;
     lookedAt = 0;
     let filed = await workOff(from);
@@ -169,7 +173,7 @@ export function createAssembler(parts: {
     try {
       const done = await filing.file(drafts);
       filed = done.filed;
-      for (const { draft, error } of done.failed) await quarantine(pendingOf(draft), error);
+      for (const { draft, error } of done.failed) await setAside(draft, error);
     } catch (error) {
       if (isPassing(error)) throw error;
       const [only, ...others] = drafts;
@@ -182,11 +186,19 @@ export function createAssembler(parts: {
       if (codeOf(error) === 'CONFLICT') {
         again = true;
         log.info({ subject: only?.subject.sub }, 'a subject moved on while its document was made');
-      } else if (only !== undefined) await quarantine(pendingOf(only), error);
+      } else if (only !== undefined) await setAside(only, error);
     }
     total += filed;
     if (filed > 0) onFiled(filed);
     return filed;
+  }
+
+  /** The records of a draft that could not be filed. */
+  async function setAside(draft: DocumentDraft, error: unknown): Promise<void> {
+    const { category, document } = draft.subject;
+    if (codeOf(error) !== 'CATEGORY_KEY_UNPUBLISHED') return quarantine(pendingOf(draft), error);
+    await waitForCategoryKey(database, pendingOf(draft), category);
+    log.info({ document, category }, 'records wait: the patient holds their own keys and has published none for the category');
   }
 
   /** A record that cannot be worked is held with its bytes for a person; the others go on. Passing faults are thrown on. */
@@ -197,7 +209,8 @@ export function createAssembler(parts: {
       { recs, code: code ?? 'INTERNAL', err: code === undefined ? error : undefined },
       'records held: no document can be made of them',
     );
-    await decide(database, recs, { outcome: 'quarantine', reason: 'CONTENT_INVALID' satisfies Reason });
+    const reason: Reason = code === 'KEY_DIFFERS' ? 'CATEGORY_KEY_DIFFERS' : 'CONTENT_INVALID';
+    await decide(database, recs, { outcome: 'quarantine', reason });
   }
 
   return {

@@ -21,10 +21,10 @@ import { announcePuts, forgetPuts, insertDocumentVersions, type NewDocumentVersi
 import { getPatients } from '../store/patients.ts';
 import { currentByKeys, type EarlierWanted, earlierResults, previousVersions, type RecordRow, recordsById } from '../store/records.ts';
 import { insertResources, prepareResources, type ResourceRows } from '../store/resources.ts';
-import type { Custodian } from '../vault/custodian.ts';
 import type { SealedObject, Sealer } from '../vault/sealed-object.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import type { DocumentDraft, OpenedRecord } from './assembly.ts';
+import type { createCategoryKeys } from './category-keys.ts';
 import { gather } from './gather.ts';
 import type { CategoryConfig, FilingConfig, LedgerStatements } from './parts.ts';
 import { digestRecord } from './raw-record.ts';
@@ -63,7 +63,7 @@ export function createFiling(parts: {
   blobs: BlobStore;
   rows: SealedRows;
   keys: SourceKeys;
-  custodian: Custodian;
+  categoryKeys: ReturnType<typeof createCategoryKeys>;
   sealer: Sealer;
   renderer: Renderer & { layout: string };
   outbox: Outbox;
@@ -71,7 +71,7 @@ export function createFiling(parts: {
   config: FilingConfig;
   log: Logger;
 }) {
-  const { database, blobs, rows, keys, custodian, sealer, renderer, outbox, statements, config, log } = parts;
+  const { database, blobs, rows, keys, categoryKeys, sealer, renderer, outbox, statements, config, log } = parts;
 
   const directory = new Map<string, JsonObject>();
 
@@ -152,6 +152,8 @@ export function createFiling(parts: {
   }
 
   async function prepare(draft: DocumentDraft): Promise<Prepared> {
+    // Before anything is drawn: without a key it waits.
+    const key = await categoryKeys.sealingKey(draft.subject.pat, draft.subject.category);
     const { assembly, document, files, carried, drawnTimes, category, ids } = await describeDocument(draft);
     const { manifest } = assembly;
     const input: BundleInput = {
@@ -168,8 +170,6 @@ export function createFiling(parts: {
     const embedded = bundleBytes(made.bundle);
     const sources = files.map(({ title, mediaType, bytes }) => ({ name: title, mediaType, bytes }));
     const pdf = await renderer.render(document, { bundle: embedded, sources });
-    const key = await custodian.categoryKey(draft.subject.pat, manifest.category);
-    if (key === undefined) throw new Error('no category key for a patient in custody');
     const clinicalTime = document.header.dateOfService;
     const sealed = await sealer.seal({
       institution: config.institution,

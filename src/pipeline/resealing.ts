@@ -7,6 +7,7 @@ import { announcePuts, type DocumentVersionRow, forgetPuts, movePointer, refused
 import type { Custodian, PublicJwk } from '../vault/custodian.ts';
 import type { Sealer } from '../vault/sealed-object.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
+import type { createCategoryKeys } from './category-keys.ts';
 import type { LedgerStatements } from './parts.ts';
 import { isPassing } from './passing.ts';
 
@@ -20,12 +21,13 @@ export function createResealing(parts: {
   blobs: BlobStore;
   sealer: Sealer;
   custodian: Custodian;
+  categoryKeys: ReturnType<typeof createCategoryKeys>;
   rows: SealedRows;
   outbox: Outbox;
   statements: LedgerStatements;
   log: Logger;
 }) {
-  const { database, blobs, sealer, custodian, rows, outbox, statements, log } = parts;
+  const { database, blobs, sealer, custodian, categoryKeys, rows, outbox, statements, log } = parts;
   /** Documents that could not be opened since the start: not tried again and again. */
   const unreadable = new Set<string>();
 
@@ -87,8 +89,7 @@ export function createResealing(parts: {
     for (const row of due) {
       const { document, version } = row;
       try {
-        const key = await custodian.categoryKey(row.pat, row.category);
-        if (key === undefined) throw new Error('no category key for a patient in custody');
+        const key = await categoryKeys.sealingKey(row.pat, row.category);
         await reseal(row, key, (tx, sealed) =>
           outbox.add(
             tx,

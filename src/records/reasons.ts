@@ -49,6 +49,14 @@ export const REASONS = {
   },
   ATTACHMENT_UNAVAILABLE: { kind: 'quarantine', text: 'An attachment could not be fetched, or its size or hash does not match.' },
   ATTACHMENT_REFUSED: { kind: 'quarantine', text: 'An attachment lies at an address that must not be opened.' },
+  CATEGORY_KEY_UNPUBLISHED: {
+    kind: 'quarantine',
+    text: 'The patient holds their own keys and has published none for this category. Kept under the institution’s own key, and filed by itself once there is one.',
+  },
+  CATEGORY_KEY_DIFFERS: {
+    kind: 'quarantine',
+    text: 'The ledger names a category key that is not the key store’s. Put the key store right and replay.',
+  },
   LINK_UNRESOLVED: { kind: 'quarantine', text: 'A record that it is part of has not arrived.' },
 } as const satisfies Record<string, { kind: 'skip' | 'quarantine' | 'either'; text: string }>;
 

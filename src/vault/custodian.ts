@@ -28,15 +28,16 @@ export interface Custodian {
   useInstitutionKeys(version: number): Promise<void>;
   /** Compact JWS (ES256, kid, typ) over the given JCS text, by the institution's signing key: the one in use, or that of the version. */
   signAsInstitution(typ: string, payload: string, version?: number): Promise<string>;
-  /** The embedded ledger's own key, which never changes: its node is known by it, as a peer by its certificate. */
-  blockKey(): Promise<PublicJwk>;
-  /** ES256 signature (raw r||s) by the block key: blocks and transactions of the embedded host. */
-  signBytes(bytes: Uint8Array): Promise<Uint8Array>;
+  /**
+   * ES256 signature (raw r||s) by the signing key in use, or by that with this public half, over bytes: blocks and transactions of
+   * the embedded host, whose signer is the key that the ledger names. KEY_MISSING where it is not kept.
+   */
+  signBytes(bytes: Uint8Array, publicKey?: Pick<PublicJwk, 'x' | 'y'>): Promise<Uint8Array>;
 
   /** Starts custody of a patient: patient key and one category pair each; the same patient again returns the same keys. CUSTODY_REFUSED once released. */
   enrollPatient(patient: string, categories: readonly string[]): Promise<ReadonlyMap<string, CategoryKey>>;
-  /** The current category key, undefined where the patient is not in custody here. */
-  categoryKey(patient: string, category: string): Promise<CategoryKey | undefined>;
+  /** The newest category key, or that of the version; undefined where the patient is not in custody here. */
+  categoryKey(patient: string, category: string, version?: number): Promise<CategoryKey | undefined>;
   /** Categories of which a key is kept for this patient: none where the patient never was in custody here, or was released. */
   heldCategories(patient: string): Promise<readonly string[]>;
   /** A new version after a revocation or compromise. CUSTODY_REFUSED for who is not in custody here. */

@@ -202,7 +202,6 @@ function build(institution: string, master: KeyObject, log: Awaited<ReturnType<t
     return { key, publicJwk: entry.publicJwk };
   };
   const ring = createInstitutionKeyRing({ pair, secret, has: (name) => entries.has(name) });
-  const blockPair = (): ReturnType<typeof pair> => pair('inst/block/1');
 
   const isReleased = (patient: string): boolean => entries.has(releasedName(patient));
   const requireCustody = (patient: string): void => {
@@ -261,9 +260,9 @@ function build(institution: string, master: KeyObject, log: Awaited<ReturnType<t
       refuseOnBehalf(payload);
       return jws(typ, payload, version);
     },
-    blockKey: async () => (await blockPair()).publicJwk,
-    async signBytes(bytes) {
-      return es256((await blockPair()).key, bytes);
+    async signBytes(bytes, publicKey) {
+      const { key } = publicKey === undefined ? await ring.signing() : await ring.signingOf(publicKey);
+      return es256(key, bytes);
     },
 
     async enrollPatient(patient, categories) {
@@ -280,8 +279,8 @@ function build(institution: string, master: KeyObject, log: Awaited<ReturnType<t
       }
       return keys;
     },
-    async categoryKey(patient, category) {
-      const version = heads.get(`${patient}/${category}`);
+    async categoryKey(patient, category, wanted) {
+      const version = wanted ?? heads.get(`${patient}/${category}`);
       return version === undefined || isReleased(patient) ? undefined : categoryEntry(patient, category, version);
     },
     async rotateCategoryKey(patient, category) {

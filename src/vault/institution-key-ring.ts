@@ -62,6 +62,14 @@ export function createInstitutionKeyRing(store: KeyStore) {
       if (version !== undefined) requireKept(version);
       return signing(version);
     },
+    /** The signing key with this public half among all kept. KEY_MISSING where there is none. */
+    async signingOf({ x, y }: Pick<PublicJwk, 'x' | 'y'>): Promise<{ key: KeyObject; publicJwk: PublicJwk }> {
+      for (let version = newest(); version > 0; version--) {
+        const pair = await signing(version);
+        if (pair.publicJwk.x === x && pair.publicJwk.y === y) return pair;
+      }
+      throw new CodedError('KEY_MISSING', { diagnostics: 'The institution’s signing key that the ledger names is not kept here.' });
+    },
     /** The encryption key of this thumbprint among all kept, undefined where there is none. */
     async encryptionOf(kid: string): Promise<{ key: KeyObject; kid: string } | undefined> {
       for (let version = newest(); version > 0; version--) {

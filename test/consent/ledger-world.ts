@@ -41,8 +41,8 @@ export async function createLedgerWorld(options: { waitMs?: number } = {}) {
     tipFile: join(directory, 'ledger-tip'),
     institution,
     msp,
-    publicKey: await custodian.blockKey(),
-    sign: (bytes) => custodian.signBytes(bytes),
+    publicKey: (await custodian.institutionKeys()).signing,
+    sign: (bytes, publicKey) => custodian.signBytes(bytes, publicKey),
     onError,
   });
   const projection = createProjection({ database, ledger, institution, onError });

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { generateKeyPairSync } from 'node:crypto';
+import { createPublicKey, generateKeyPairSync, type JsonWebKey, verify } from 'node:crypto';
 import { copyFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -121,9 +121,9 @@ test('institution keys: the next ones wait, durable, until they are taken into u
   const [a, b] = [await folder(), await folder()];
   const theirs = await open(b, 'inst-beta');
   await theirs.enrollPatient(patient, ['laboratory']);
+  const theirKeys = await theirs.institutionKeys();
   let ours = await open(a);
   const first = await ours.institutionKeys();
-  const block = await ours.blockKey();
   assert.equal(first.version, 1);
   await assert.rejects(ours.useInstitutionKeys(2), refusedWith('KEY_MISSING'));
   await assert.rejects(ours.signAsInstitution('init+jws', '{}', 2), refusedWith('KEY_MISSING'));
@@ -155,10 +155,19 @@ test('institution keys: the next ones wait, durable, until they are taken into u
   ours = await open(a);
   assert.deepEqual(await ours.institutionKeys(), next);
   assert.equal(await kidOf(), jwkThumbprint(next.signing));
-  assert.deepEqual(await ours.blockKey(), block, 'the node is known by one key');
+  const bytes = Buffer.from('block');
+  for (const [by, named] of [
+    [next, undefined],
+    [next, next.signing],
+    [first, first.signing],
+  ] as const) {
+    const key = createPublicKey({ key: by.signing as JsonWebKey, format: 'jwk' });
+    assert.ok(verify('sha256', bytes, { key, dsaEncoding: 'ieee-p1363' }, await ours.signBytes(bytes, named)));
+  }
+  await assert.rejects(ours.signBytes(bytes, theirKeys.signing), refusedWith('KEY_MISSING'));
   const toNew = await theirs.sealEnvelope(patient, 'laboratory', next.encryption);
   for (const envelope of [toOld, toNew]) assert.equal((await ours.openEnvelope(envelope, expect)).keys.length, 1);
-  const toNobody = await theirs.sealEnvelope(patient, 'laboratory', block);
+  const toNobody = await theirs.sealEnvelope(patient, 'laboratory', theirKeys.encryption);
   await assert.rejects(ours.openEnvelope(toNobody, expect), refusedWith('SEAL_BROKEN'));
   await assert.rejects(ours.openEnvelope('no envelope', expect), refusedWith('SEAL_BROKEN'));
   assert.equal((await ours.nextInstitutionKeys()).version, 3);

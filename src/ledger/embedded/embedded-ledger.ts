@@ -4,6 +4,7 @@ import type { Database, Sql } from '../../store/database.ts';
 import { sql } from '../../store/sql.ts';
 import { runQuery } from '../contract/contract.ts';
 import type { EcJwk } from '../contract/host.ts';
+import { institutionKey } from '../contract/keys.ts';
 import { ecJwk } from '../contract/payloads.ts';
 import { Refusal } from '../contract/refusals.ts';
 import { expectedReads } from '../expected-reads.ts';
@@ -22,7 +23,7 @@ import {
 } from './block-store.ts';
 import { decodeEnvelope, type Envelope, encodeEnvelope, isSigned } from './envelope.ts';
 import { type FaultHook, raise } from './faults.ts';
-import { createOwnTail } from './own-tail.ts';
+import { createOwnTail, isSame, signerAfter, signingKeyOf } from './own-tail.ts';
 import { decodeBlock, encodeBlock, GENESIS } from './stored-block.ts';
 import { appendTip, openTip, readTip } from './tip-file.ts';
 import { type Validation, validate } from './validation.ts';
@@ -34,9 +35,10 @@ export interface EmbeddedLedgerOptions {
   /** This deployment's id and MSP on the ledger. */
   institution: string;
   msp: string;
-  /** The node's own key, as a certificate's would be: signs transactions and blocks (raw ES256), and never changes. */
+  /** The institution's signing key, which founds the ledger; from then on the signer of blocks and transactions is the key that the ledger names. */
   publicKey: { crv?: string; x?: string; y?: string };
-  sign(bytes: Uint8Array): Promise<Uint8Array>;
+  /** Signs (raw ES256) by the institution's signing key with this public half. */
+  sign(bytes: Uint8Array, publicKey: EcJwk): Promise<Uint8Array>;
   now?: () => Date;
   /** How long a block waits for company. */
   blockDelayMs?: number;
@@ -54,6 +56,7 @@ const PAGE = 50;
 
 interface Waiting {
   envelope: Envelope;
+  signedBy: EcJwk;
   fault: 'committed-unknown' | 'read-conflict' | 'phantom-conflict' | 'invalid' | undefined;
   resolve(receipt: Receipt): void;
   reject(error: unknown): void;
@@ -74,7 +77,6 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
   const onError = options.onError ?? (() => {});
   const blockDelayMs = options.blockDelayMs ?? 3;
   const maxBlock = options.maxBlockTransactions ?? 200;
-  const signer: EcJwk = ecJwk(options.publicKey);
 
   // Blocks first: the file is made before the first block, so that a first start of two processes is no loss.
   const blocksThere = (await newestBlock(database)) !== undefined;
@@ -98,7 +100,7 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
       throw new CodedError('LEDGER_CORRUPT', { diagnostics: 'The tip file is of another ledger than the database.' });
   }
 
-  const tail = createOwnTail(tip, signer);
+  const tail = createOwnTail(tip, institution, await signerAtTip());
   const waiting: Waiting[] = [];
   let asked: Asked[] = [];
   /** Blocks that the tip file names, as far as this process knows. */
@@ -107,6 +109,16 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
   const closing = new AbortController();
   let cutting: Promise<void> | undefined;
   let listener: Promise<{ close(): Promise<void> }> | undefined;
+
+  /** Who signs the block after those that the tip file names: its hash binds the last of them, and that one names its signer. */
+  async function signerAtTip(): Promise<EcJwk> {
+    const [last] = tip.height === 0 ? [] : await readBlocks(database, tip.height - 1, 1);
+    if (last === undefined) return ecJwk(options.publicKey);
+    const decoded = await decodeBlock(last, { signatures: false }).catch((cause: unknown) => {
+      throw new CodedError('LEDGER_CORRUPT', { diagnostics: `Block ${last.number}.`, cause });
+    });
+    return signerAfter(decoded.block, institution) ?? decoded.signer;
+  }
 
   function cutSoon(): void {
     cutting ??= (async () => {
@@ -135,8 +147,10 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
     const known = await database.transaction(async (guard) => {
       await guard.query(sql`select pg_advisory_xact_lock(${LOCK})`);
       const committed = await database.transaction((tx) => commit(tx, batch));
-      if (committed.block === undefined) await coverTip(guard, Math.max(...Array.from(committed.outcomes.values(), (one) => one.block)));
-      else {
+      if (committed.block === undefined) {
+        const blocks = Array.from(committed.outcomes.values(), (one) => one.block);
+        if (blocks.length > 0) await coverTip(guard, Math.max(...blocks));
+      } else {
         tail.committed(committed.block);
         await appendTip(options.tipFile, committed.block.number + 1, committed.block.hash);
         told = committed.block.number + 1;
@@ -144,8 +158,13 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
       return committed.outcomes;
     });
     for (const wake of readers) wake();
-    for (const { envelope, fault, resolve, reject } of batch) {
+    for (const { envelope, signedBy, fault, resolve, reject } of batch) {
       const outcome = known.get(envelope.txId);
+      // The institution's key has changed since it was endorsed: as after any other conflict it is endorsed anew.
+      if (outcome === undefined && !isSame(signedBy, tail.signer())) {
+        reject(new CodedError('LEDGER_CONFLICT', { diagnostics: 'SIGNER_CHANGED' }));
+        continue;
+      }
       if (outcome === undefined || fault === 'committed-unknown') reject(new CodedError('LEDGER_UNKNOWN'));
       else {
         try {
@@ -171,15 +190,18 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
   async function commit(
     tx: Sql,
     batch: readonly Waiting[],
-  ): Promise<{ block: { number: number; hash: string } | undefined; outcomes: Map<string, Outcome> }> {
+  ): Promise<{ block: { number: number; hash: string; signerAfter: EcJwk } | undefined; outcomes: Map<string, Outcome> }> {
     const known = await outcomes(
       tx,
       batch.map((one) => one.envelope.txId),
     );
     // Bytes that have an outcome already are answered from it, as the gateway's status look-up does.
-    const fresh = batch.filter((one) => !known.has(one.envelope.txId));
-    if (fresh.length === 0) return { block: undefined, outcomes: known };
+    const unknown = batch.filter((one) => !known.has(one.envelope.txId));
+    if (unknown.length === 0) return { block: undefined, outcomes: known };
     const newest = await tail.newest(tx);
+    const signer = tail.signer();
+    const fresh = unknown.filter((one) => isSame(one.signedBy, signer));
+    if (fresh.length === 0) return { block: undefined, outcomes: known };
     const number = (newest?.number ?? -1) + 1;
     const overlay = new Overlay(await prefetched(tx, [...new Set(fresh.flatMap((one) => [...one.envelope.reads.keys()]))]));
     const transactions: { envelope: Envelope; validation: Validation; txId: string; n: number; result: string }[] = [];
@@ -195,9 +217,10 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
       if (validation === 'VALID') overlay.apply(envelope.writes, [number, n]);
     }
     const facts = { ledger: tip.ledger, number, previous: newest?.hash ?? GENESIS, time: now().toISOString(), signer };
-    const row = await encodeBlock(facts, transactions, options.sign);
+    const row = await encodeBlock(facts, transactions, (bytes) => options.sign(bytes, signer));
     await insertBlock(tx, row, recorded, overlay.writes);
-    return { block: { number, hash: row.hash }, outcomes: known };
+    const renamed = overlay.writes.get(institutionKey(institution))?.value;
+    return { block: { number, hash: row.hash, signerAfter: signingKeyOf(renamed) ?? signer }, outcomes: known };
   }
 
   /** What is asked in one turn of the event loop is simulated on one snapshot: the state as of the last block. */
@@ -269,7 +292,7 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
           throw new CodedError('LEDGER_CORRUPT', { diagnostics: `Block ${row.number}.`, cause });
         });
         const chained = row.number === next && (previous === undefined || row.previous_hash === previous);
-        if (!chained || !tail.isOwn(decoded))
+        if (!chained || !(await tail.isOwn(database, decoded)))
           throw new CodedError('LEDGER_CORRUPT', { diagnostics: `Block ${next} does not follow, or is not ours.` });
         previous = row.hash;
         next = row.number + 1;
@@ -285,7 +308,9 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
       const proposal = { name, args, caller: { msp, institution }, time: now().toISOString() };
       const simulated = await simulateSoon(proposal);
       const nonce = randomBytes(16).toString('hex');
-      const envelope = await encodeEnvelope({ ...proposal, ledger: tip.ledger, nonce }, simulated, options.sign);
+      const signer = tail.signer();
+      const sign = (bytes: Uint8Array): Promise<Uint8Array> => options.sign(bytes, signer);
+      const envelope = await encodeEnvelope({ ...proposal, ledger: tip.ledger, nonce }, simulated, sign);
       return { txId: envelope.txId, bytes: Buffer.from(envelope.text), result: envelope.result };
     },
 
@@ -296,13 +321,13 @@ export async function createEmbeddedLedger(options: EmbeddedLedgerOptions): Prom
       } catch (cause) {
         throw new CodedError('LEDGER_INVALID', { diagnostics: 'BAD_PAYLOAD', cause });
       }
-      if (envelope.ledger !== tip.ledger || !(await isSigned(envelope, signer)))
-        throw new CodedError('LEDGER_INVALID', { diagnostics: 'BAD_CREATOR_SIGNATURE' });
+      const signedBy = envelope.ledger === tip.ledger ? await tail.signerOf((key) => isSigned(envelope, key), database) : undefined;
+      if (signedBy === undefined) throw new CodedError('LEDGER_INVALID', { diagnostics: 'BAD_CREATOR_SIGNATURE' });
       const fault = options.faults?.('submit', { name: envelope.proposal.name, txId: envelope.txId });
       raise(fault);
       if (closing.signal.aborted) throw new CodedError('LEDGER_UNAVAILABLE');
       return new Promise<Receipt>((resolve, reject) => {
-        waiting.push({ envelope, fault: fault as Waiting['fault'], resolve, reject });
+        waiting.push({ envelope, signedBy, fault: fault as Waiting['fault'], resolve, reject });
         cutSoon();
       });
     },

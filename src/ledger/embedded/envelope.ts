@@ -6,7 +6,7 @@ import type { Proposal, Simulated, Version } from '../simulation.ts';
 
 /**
  * A signed transaction of the embedded host: `<base64url signature>.<JCS text>`, the signature (ES256, raw) over the text's
- * UTF-8 bytes by the institution's block key. The id is the hash of the proposal, as it would be on Fabric: two
+ * UTF-8 bytes by the institution's signing key. The id is the hash of the proposal, as it would be on Fabric: two
  * endorsements of one proposal are one transaction.
  */
 export interface Envelope {
