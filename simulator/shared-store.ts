@@ -69,8 +69,10 @@ export async function startSharedStore(options: {
   institutions: readonly StoreCredential[];
   port?: number;
   missing?: 'AccessDenied' | 'NoSuchKey';
+  /** A careless operator: every credential puts and deletes everywhere. */
+  careless?: boolean;
 }): Promise<SharedStore> {
-  const { folder, missing = 'AccessDenied' } = options;
+  const { folder, missing = 'AccessDenied', careless = false } = options;
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   const behind = await startBehind(folder);
   const credentials = new Map(options.institutions.map((one) => [one.accessKeyId, one]));
@@ -94,7 +96,7 @@ export async function startSharedStore(options: {
     const { operation, name } = found;
     if (operation === 'list' || operation === 'other') return refusal(403, 'AccessDenied');
     const changes = operation === 'put' || operation === 'delete';
-    if (changes && !name.startsWith(`${caller.institution}/`)) return refusal(403, 'AccessDenied');
+    if (changes && !careless && !name.startsWith(`${caller.institution}/`)) return refusal(403, 'AccessDenied');
     const fault = takeFault(name);
     if (fault?.kind === 'slow') await new Promise((resolve) => setTimeout(resolve, fault.delayMs ?? 1000));
     if (fault?.kind === 'hung') return new Promise(() => {});

@@ -127,6 +127,35 @@ test('a Fabric identity that does not fit is said with its place', async () => {
   }
 });
 
+test('the shared store of the production sample loads as it stands in the comment, and never without TLS', () => {
+  const shared = (text: string): string => text.replace(/^blobs: \{ kind: files \}.*\n/m, '').replace(/^# (blobs:.*| {2}.*)$/gm, '$1');
+  const store = {
+    S3_REGION: 'us-east-1',
+    S3_BUCKET: 'oncobridge',
+    S3_ACCESS_KEY_ID: 'AKEXAMPLE',
+    S3_SECRET_ACCESS_KEY: 'a-secret-of-the-store',
+  };
+  const problems = (endpoint: string, change = shared): readonly string[] =>
+    problemsOf(change, 'production.yaml', { ...env, ...store, S3_ENDPOINT: endpoint });
+  const good = [
+    'https://s3.example.org',
+    'https://s3.example.org:9000/',
+    'http://127.0.0.1:9000',
+    'http://localhost:9000',
+    'http://[::1]:9000',
+  ];
+  for (const one of good) assert.deepEqual(problems(one), [], one);
+  const bad = [
+    'http://s3.example.org',
+    'http://127.0.0.1.example.org',
+    'https://s3.example.org/bucket',
+    'https://key:secret@s3.example.org',
+  ];
+  for (const one of bad) assert.match(problems(one).join(), /blobs\.endpoint: https, or http to loopback/, one);
+  const literal = problems('https://s3.example.org', (text) => shared(text).replace('"${env:S3_SECRET_ACCESS_KEY}"', 'literal'));
+  assert.match(literal.join(), /blobs\.secretAccessKey: a secret must be a reference/);
+});
+
 test('a secret cannot come from a default, and a missing variable is named without a value', () => {
   const problems = problemsOf((t) => t.replace('${file:../.oncobridge/custodian.passphrase}', '${env:PASS:-changeme}'));
   assert.ok(
