@@ -16,7 +16,7 @@ export interface Carrying {
    * LEDGER_REFUSED or STALE where the ledger refuses it late, THROTTLED where this patient has sent too many.
    */
   carry(request: CarryRequest): Promise<Carried>;
-  /** Takes local denials back that came with a revocation which the ledger refused late, and forgets what is old. */
+  /** Takes local denials away that the ledger has, or that came with a revocation which it refused late; forgets what is old. */
   sweep(): Promise<void>;
 }
 
@@ -45,6 +45,8 @@ export function createCarrying(parts: Carrier & { database: Database; waitMs: nu
       throw refusedWith(carried.code);
     }
     const { txId, block } = carried.receipt;
+    // Our view of the ledger says it now.
+    await database.query(sql`delete from revocation where outbox = ${id}`);
     await database.query(
       sql`update device_statement set tx_id = ${txId}, block = ${block} where statement = ${statement} and outbox = ${id}`,
     );
@@ -99,6 +101,7 @@ export function createCarrying(parts: Carrier & { database: Database; waitMs: nu
       await database.query(sql`
         delete from revocation v using device_statement d, outbox o
         where v.outbox = d.outbox and o.id = d.outbox and o.state = 'rejected'`);
+      await database.query(sql`delete from revocation v where exists (select 1 from projection.state s where s.key = v.used_key)`);
       await database.query(sql`
         delete from device_statement d where d.received_at < now() - interval '90 days'
           and not exists (select 1 from outbox o where o.id = d.outbox and o.settled_at is null)`);

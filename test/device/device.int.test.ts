@@ -5,10 +5,11 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Bundle } from 'fhir/r4.js';
 import { copyConfig } from '../../simulator/demo-config.ts';
-import { createPatientDevice, type PatientDevice } from '../../simulator/patient-device.ts';
+import { createPatientDevice, DeviceRefused, type PatientDevice } from '../../simulator/patient-device.ts';
 import { createSimulator, type Simulator } from '../../simulator/simulator.ts';
 import { type App, createApp } from '../../src/app.ts';
 import { readSettings } from '../../src/cli/settings.ts';
+import { createKeptEnvelopes } from '../../src/device/kept-envelopes.ts';
 import { newId } from '../../src/ids.ts';
 import * as build from '../../src/ledger/contract/payloads.ts';
 import { TYP } from '../../src/ledger/contract/shapes.ts';
@@ -22,6 +23,7 @@ import { newKey } from '../ledger/world.ts';
 const AWAY = newId('inst');
 const dose = 'radiation-dose';
 const laboratory = 'laboratory';
+const none = 'f'.repeat(64);
 
 describe('the door for what patients sign on their own device, on a whole server of the embedded default', () => {
   let folder: string;
@@ -375,7 +377,6 @@ describe('the door for what patients sign on their own device, on a whole server
       });
       return [answer.status, answer.code ?? answer.json.block];
     };
-    const none = 'f'.repeat(64);
     assert.deepEqual(
       await wrong({ hash: none, path: `${home}/envelopes/${none}` }, [text]),
       [422, 'ENVELOPE_UNFIT'],
@@ -406,8 +407,34 @@ describe('the door for what patients sign on their own device, on a whole server
     assert.equal(device.toJSON().categories[dose]?.at(-1)?.version, versions.find((one) => one.category === dose)?.version);
     const names = (await rows<{ name: string }>(sql`select name from device_envelope where grantee = ${grantee}`)).map((row) => row.name);
     assert.ok(names.length > 0);
+    const kept = createKeptEnvelopes({ database: app.core.database, blobs: app.core.blobs, institution: home });
+    const of = { institution: home, patient };
+    await device.grant({ grantee: `member:${home}:${clinician}`, categories: [dose] });
+    const [live] = await rows<{ name: string }>(
+      sql`select name from device_envelope where grantee like 'member:%' order by put_at desc limit 1`,
+    );
+    assert.equal(
+      await kept.sweep(),
+      new Set(names).size + 1,
+      'those of the institution, and that of the clinician whose permission was revoked before',
+    );
+    assert.deepEqual(await rows(sql`select name from device_envelope`), [live]);
     await app.operations.reconcile({}, () => {});
     for (const name of names) assert.notEqual(await app.core.blobs.head(name), undefined, 'not before its time');
+    await app.core.database.query(sql`update puts set at = now() - interval '2 hours'`);
+    await app.operations.reconcile({}, () => {});
+    for (const name of names) assert.equal(await app.core.blobs.head(name), undefined);
+    assert.notEqual(await app.core.blobs.head(live?.name ?? ''), undefined);
+    // One that the ledger refuses late is nobody's from then on.
+    await kept.keep(app.core.database, {
+      of,
+      statement: none,
+      outbox: 'obx-none',
+      named: [{ category: dose, hash: none, path: `${home}/envelopes/${none}`, recipient: 'x', grantee, sequence: 99, keyVersion: null }],
+    });
+    assert.equal(await kept.sweep(), 1);
+    assert.equal(await kept.sweep(), 0);
+    await device.revoke({ grantee: `member:${home}:${clinician}`, categories: [dose] });
   });
 
   test('a device that loses its answers, its memory put away and taken out again', async () => {
@@ -426,6 +453,135 @@ describe('the door for what patients sign on their own device, on a whole server
     await assert.rejects(deviceOf(other).grant({ grantee, categories: [dose] }), /no key of|ON_BEHALF/);
     await assert.rejects(async () => deviceOf(other, { memory: former }), /another device/);
     device = revived;
+  });
+
+  test('the same statement at once from several sides is one; one that the ledger refuses late denies nobody any more', async () => {
+    const grantee = `member:${home}:${clinician}`;
+    await device.grant({ grantee, categories: [dose] });
+    const revoke = () => {
+      const text = build.revokePayload({
+        ...device.facts(),
+        consent: null,
+        grantor: 'patient',
+        onBehalf: null,
+        permissions: [{ category: dose, grantee }],
+      });
+      return { transaction: 'revokePermission', args: [device.signed('revokePermission', text)] };
+    };
+    const late = revoke();
+    app.core.relay.pause();
+    const answer = post('statements', late);
+    while ((await count(clinician, dose)) > 0);
+    const [row] = await rows<{ id: string }>(
+      sql`update outbox set state = 'rejected', error_code = 'NOT_GRANTOR', settled_at = now() where state = 'pending' and transaction = 'revokePermission' returning id`,
+    );
+    await app.core.database.query(sql`select pg_notify('outbox_settled', ${row?.id})`);
+    assert.equal((await answer).why, 'NOT_GRANTOR');
+    app.core.relay.resume();
+    assert.ok((await count(clinician, dose)) > 0, 'the denial went with it');
+    // Refused once is not refused for ever: the same statement is looked at anew. Five times at once: one transaction.
+    const answers = await Promise.all(Array.from({ length: 5 }, () => post('statements', late)));
+    assert.deepEqual(new Set(answers.map(({ status, json }) => `${status} ${json.block}`)).size, 1, JSON.stringify(answers));
+    assert.equal(answers[0]?.status, 200);
+    assert.equal((await rows(sql`select 1 from outbox where args = ${late.args}::text[]`)).length, 2);
+    assert.equal(await count(clinician, dose), 0);
+    assert.deepEqual(await rows(sql`select 1 from revocation`), []);
+  });
+
+  test('while the view of the ledger is too old: a revocation is taken, a grant is not', async () => {
+    const seen = (await rows<{ own_seen_at: Date }>(sql`select own_seen_at from projection.checkpoint`))[0]?.own_seen_at;
+    await app.core.database.query(sql`update projection.checkpoint set own_seen_at = now() - interval '1 hour'`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    const grantee = `member:${home}:${clinician}`;
+    const state = (await device.sync()) ?? assert.fail();
+    assert.equal(state.fresh, false);
+    await assert.rejects(
+      device.grant({ grantee, categories: [dose] }),
+      (error) => error instanceof DeviceRefused && error.code === 'STALE',
+    );
+    assert.equal(device.toJSON().unsent.length, 1, 'it may be handed in again');
+    // The relay is paused, so that no own transaction comes back and makes it fresh.
+    app.core.relay.pause();
+    const text = build.revokePayload({
+      ...device.facts(),
+      consent: null,
+      grantor: 'patient',
+      onBehalf: null,
+      permissions: [{ category: dose, grantee }],
+    });
+    const revoking = post('statements', { transaction: 'revokePermission', args: [device.signed('revokePermission', text)] });
+    while ((await rows(sql`select 1 from revocation where pat = ${patient}`)).length === 0);
+    app.core.relay.resume();
+    assert.equal((await revoking).status, 200);
+    await app.core.database.query(sql`update projection.checkpoint set own_seen_at = ${seen}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    // The revocation moved the head on: the grant that waited is dead.
+    await assert.rejects(device.resend(), (error) => error instanceof DeviceRefused && /SEQUENCE_STALE/.test(error.message));
+    assert.equal(device.toJSON().unsent.length, 0);
+  });
+
+  test('keys of the patient: turned, by the recovery key too; a delegate; the end of all', async () => {
+    const second = deviceOf(other);
+    await second.claim();
+    const { signing, recovery } = second.toJSON();
+    const next = newKey();
+    const spare = newKey();
+    const core = async () => ((await second.sync()) ?? assert.fail()).core;
+    const send = (transaction: string, ...args: string[]) => post('statements', { transaction, args });
+    const turn = async (encryption = next.jwk) =>
+      build.rotatePatientKeyPayload({
+        ...second.facts(),
+        encryption,
+        recovery: spare.thumbprint,
+        signing: next.jwk,
+        version: (await core()).version + 1,
+      });
+    const lost = await turn();
+    assert.equal(
+      (await send('rotatePatientKey', next.jws(TYP.rotatePatientKey, lost), newKey().jws(TYP.rotatePatientKey, lost))).why,
+      'JWS_KEY',
+    );
+    assert.equal(
+      (await send('rotatePatientKey', next.jws(TYP.rotatePatientKey, lost), second.signed('rotatePatientKey', lost, recovery))).why,
+      'KEY_MISSING',
+    );
+    const recoveryText = JSON.stringify(build.ecJwk(recovery));
+    const turned = await send(
+      'rotatePatientKey',
+      next.jws(TYP.rotatePatientKey, lost),
+      second.signed('rotatePatientKey', lost, recovery),
+      recoveryText,
+    );
+    assert.equal(turned.status, 200, turned.why);
+    assert.equal((await core()).signing?.x, next.jwk.x);
+    // What was stolen signs nothing any more.
+    const permissions = [{ category: dose, grantee: `member:${home}:${clinician}` }];
+    const revoke = (onBehalf: string | null = null) =>
+      build.revokePayload({ ...second.facts(), consent: null, grantor: 'patient', onBehalf, permissions });
+    assert.equal((await send('revokePermission', second.signed('revokePermission', revoke(), signing))).why, 'JWS_KEY');
+
+    const helper = newKey();
+    const until = new Date(Date.now() + 3_600_000).toISOString();
+    const delegates = build.delegatePayload({
+      ...second.facts(),
+      delegates: [{ categories: [dose], key: helper.thumbprint, until }],
+      version: (await core()).version + 1,
+    });
+    assert.equal((await send('delegate', next.jws(TYP.delegate, delegates))).status, 200);
+    assert.equal((await send('revokePermission', helper.jws(TYP.revokePermission, revoke()))).why, 'KEY_MISSING');
+    assert.equal((await send('revokePermission', helper.jws(TYP.revokePermission, revoke()), helper.text)).status, 200);
+
+    const info = build.setPrivateInfoPayload({ ...second.facts(), commitment: none, onBehalf: null, version: (await core()).version + 1 });
+    assert.equal((await send('setPrivateInfo', next.jws(TYP.setPrivateInfo, info))).status, 200);
+    const erase = (by = next) =>
+      send('erasePatient', by.jws(TYP.erasePatient, build.erasePatientPayload({ ...second.facts(), onBehalf: null })));
+    const erased = await erase();
+    assert.equal(erased.status, 200);
+    const height = await app.core.ledger.height();
+    // Only who could have erased is told that it is done.
+    assert.equal((await erase()).json.block, erased.json.block);
+    assert.equal((await erase(helper)).why, 'JWS_KEY');
+    assert.equal(await app.core.ledger.height(), height);
   });
 
   test('every statement and claim stands in the audit trail of its patient; refusals name nobody', async () => {
