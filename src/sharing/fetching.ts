@@ -202,6 +202,7 @@ export function createFetching(
         select state from shared_category where inst = ${inst} and pat = ${pat} and category = ${category} for update`);
       // Ended while it was fetched: the copy is swept, or removed with the end.
       if (row?.state !== 'live') return removeLater(tx, [pointer], null);
+      await requireRoom(tx, of, sizeBytes);
       const held = await tx.query<{ version: number; commitment: string; pointer: string; ciphertext_hash: string }>(sql`
         select version, commitment, pointer, ciphertext_hash from shared_version where recorder = ${recorder} and document = ${document}`);
       const same = held.find((one) => one.version === version);
@@ -241,6 +242,16 @@ export function createFetching(
       await tx.query(sql`
         delete from shared_object where recorder = ${recorder} and document = ${document} and (version, n) <= (${version}, ${of.n})`);
     });
+  }
+
+  /** Once more under the patient's lock: several of their objects are fetched at one time. */
+  async function requireRoom(tx: Sql, of: Received, sizeBytes: number): Promise<void> {
+    await tx.query(sql`select 1 from patient_link where inst = ${of.inst} and pat = ${of.pat} for update`);
+    const [others] = await tx.query<{ documents: number; bytes: number }>(sql`
+      select count(distinct (recorder, document)) as documents, coalesce(sum(size_bytes), 0)::bigint as bytes from shared_version
+      where inst = ${of.inst} and pat = ${of.pat} and (recorder, document) <> (${of.recorder}, ${of.document})`);
+    if ((others?.documents ?? 0) >= quotas.maxDocumentsPerPatient || (others?.bytes ?? 0) + sizeBytes > quotas.maxBytesPerPatient)
+      throw new CodedError('SHARED_QUOTA');
   }
 
   /** The Patient of theirs, as the newest of their documents says it. */
