@@ -18,6 +18,7 @@ import type { Database } from '../../src/store/database.ts';
 import { createGatheredReads } from '../../src/store/gathered-reads.ts';
 import { writeDirectory, writePatients, writeResources } from '../../src/store/resources.ts';
 import { sql } from '../../src/store/sql.ts';
+import type { Custodian } from '../../src/vault/custodian.ts';
 import { createFileCustodian } from '../../src/vault/file-custodian.ts';
 import type { SealedRows } from '../../src/vault/sealed-rows.ts';
 import { createSealedRows } from '../../src/vault/sealed-rows-store.ts';
@@ -35,6 +36,7 @@ export interface World {
   facade: Facade;
   database: Database;
   rows: SealedRows;
+  custodian: Custodian;
   blobs: BlobStore;
   parts: FacadeParts;
   audited: AccessEvent[];
@@ -216,6 +218,7 @@ export async function createWorld(
     facade,
     database,
     rows,
+    custodian,
     blobs,
     parts,
     audited,
