@@ -38,7 +38,7 @@ export function copyConfig(options: {
   const secrets = join(run, 'secrets');
   mkdirSync(secrets, { mode: 0o700 });
   for (const [name, content] of Object.entries(files)) writeFileSync(join(secrets, name), content, { mode: 0o600 });
-  const reference = /\$\{env:([A-Z_]+)(?::-[^}]*)?\}/g;
+  const reference = /\$\{env:([A-Z0-9_]+)(?::-[^}]*)?\}/g;
   const config = join(run, 'config', sample);
   for (const file of [config, join(run, 'config/sources/ehr.yaml'), join(run, 'config/sources/aria.yaml')]) {
     const text = readFileSync(file, 'utf8').replaceAll(reference, (all, name: string) =>

@@ -22,6 +22,7 @@ const { values } = parseArgs({
   options: {
     output: { type: 'string', default: 'demo-output' },
     fabric: { type: 'boolean', default: false },
+    institutions: { type: 'boolean', default: false },
     keep: { type: 'boolean', default: false },
     help: { type: 'boolean', short: 'h', default: false },
   },
@@ -29,11 +30,12 @@ const { values } = parseArgs({
 if (values.help) {
   process.stdout.write(
     [
-      'Usage: npm run demo [-- --fabric] [-- --output <folder>] [-- --keep]',
+      'Usage: npm run demo [-- --fabric | --institutions] [-- --output <folder>] [-- --keep]',
       '',
-      '  --fabric  config/production.yaml on Redis and a Hyperledger Fabric network of three institutions',
-      '  --output  where the PDFs go (demo-output)',
-      '  --keep    leave everything running and say how to call it',
+      '  --fabric        config/production.yaml on Redis and a Hyperledger Fabric network of three institutions',
+      '  --institutions  three institutions on that network, each with an oncobridge of its own, and a patient who shares',
+      '  --output        where the PDFs go (demo-output)',
+      '  --keep          leave everything running and say how to call it',
       '',
       'Example:',
       '  $ npm run demo -- --fabric --keep',
@@ -47,6 +49,10 @@ const output = resolve(values.output);
 const run = join(output, '.run');
 // Loaded where it is wanted only: it brings gRPC and the network's own tools.
 const fabric = values.fabric ? await import('./demo-fabric.ts') : undefined;
+if (values.institutions) {
+  const { runInstitutionsDemo } = await import('./demo-institutions.ts');
+  process.exit(await runInstitutionsDemo({ output, keep: values.keep }));
+}
 await fabric?.endLeftNetwork(run);
 rmSync(output, { recursive: true, force: true });
 mkdirSync(run, { recursive: true, mode: 0o700 });

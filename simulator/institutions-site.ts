@@ -14,16 +14,8 @@ import { newId } from '../src/ids.ts';
 import { readPostmasterFile, servesFolder } from '../src/store/postmaster.ts';
 import { copyConfig } from './demo-config.ts';
 import { pinLedger } from './demo-fabric.ts';
+import { type SharedStore, startSharedStore } from './shared-store.ts';
 import { createSimulator, type Simulator } from './simulator.ts';
-
-/** The object store that the three share: the `blobs` of an institution's configuration, with its secrets as files. */
-interface SharedStore {
-  configOf(institution: string): { yaml: string; files: Record<string, string> };
-  close(): Promise<void>;
-}
-async function startSharedStore({ folder }: { folder: string; institutions: readonly string[] }): Promise<SharedStore> {
-  return { configOf: () => ({ yaml: `{ kind: files, directory: ${JSON.stringify(folder)} }`, files: {} }), close: async () => {} };
-}
 
 export type InstitutionName = 'a' | 'b' | 'c';
 /** What of an institution can be ended by itself. */
@@ -131,15 +123,18 @@ export async function startInstitutionsSite(options: {
     const named = NAMES.map((name) => ({ name, institution: newId('inst'), msp: `${name.toUpperCase()}MSP` }));
     const network = await createNetwork({ folder: join(folder, 'network'), institutions: named });
     closers.push(() => network.down());
-    const store = await startSharedStore({
-      folder: join(folder, 'store'),
-      institutions: named.map(({ institution }) => institution),
-    });
+    const credentials = named.map(({ name, institution }) => ({
+      institution,
+      accessKeyId: `AK${name.toUpperCase()}${randomBytes(8).toString('hex').toUpperCase()}`,
+      secretAccessKey: randomBytes(30).toString('base64url'),
+    }));
+    const store = await startSharedStore({ folder: join(folder, 'store'), institutions: credentials });
     closers.push(() => store.close());
     const otherHospital = await createSimulator({
       seed: 'other hospital',
       otherHospital: [
         { person: 'seoyeon', mrn: 'LU-220117' },
+        { person: 'phuong', mrn: 'LU-220385' },
         { person: 'brennan', mrn: 'LU-220942' },
       ],
     });
@@ -155,7 +150,8 @@ export async function startInstitutionsSite(options: {
       const [peer] = connection.peers;
       assert.ok(peer !== undefined, 'the network has no peer of ours');
       const [http = 0, operations = 0] = ports.slice(2 * n);
-      const blobs = store.configOf(institution);
+      const credential = credentials[n];
+      assert.ok(credential !== undefined);
       const config = copyConfig({
         run,
         sample: 'production.yaml',
@@ -166,13 +162,17 @@ export async function startInstitutionsSite(options: {
           ONCOBRIDGE_INSTITUTION_ID: institution,
           FABRIC_MSP: msp,
           FABRIC_PEER: peer.endpoint,
+          S3_ENDPOINT: store.endpoint,
+          S3_REGION: store.region,
+          S3_BUCKET: store.bucket,
         },
         files: {
           CUSTODIAN_PASSPHRASE: randomBytes(24).toString('base64url'),
           FABRIC_CERTIFICATE: connection.certificatePem,
           FABRIC_KEY: connection.privateKeyPem,
           FABRIC_PEER_TLS_ROOT: peer.tlsRootPem,
-          ...blobs.files,
+          S3_ACCESS_KEY_ID: credential.accessKeyId,
+          S3_SECRET_ACCESS_KEY: credential.secretAccessKey,
         },
         change(text) {
           const sources = {
@@ -184,7 +184,11 @@ export async function startInstitutionsSite(options: {
             text
               .replace(/^database: .*$/m, 'database: { kind: embedded }')
               .replace(/^queue: .*$/m, 'queue: { kind: postgres }')
-              .replace(/^blobs: .*$/m, `blobs: ${blobs.yaml}`)
+              // The sample's own lines for a shared store, made to count.
+              .replace(
+                /^blobs: .*\n# (blobs:.*)\n((?:# {3}.*\n)+)/m,
+                (_, head: string, lines: string) => `${head}\n${lines.replaceAll(/^# /gm, '')}`,
+              )
               .replace(/^sources:\n( +- .*\n?)+/m, `${sources[name]}\n`)
               .replace(/, publicUrl: "[^"]*"/, '')
               // Pulls are asked for here, not made by the clock.
