@@ -146,6 +146,8 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
     const fresh = createFreshness({ projection, reads, maxStalenessMs });
     const verifyToken = (token: string) => verifier.verify(`Bearer ${token}`);
     const directories = createDirectories({ database, custodian, ledgerId, name: server.institution.name });
+    const shared = createSharedRecords({ ...carrier, core, config: server, audit, membership, metrics });
+    closers.push(() => shared.sharing.close());
     const device = createDevice({
       ...carrier,
       database,
@@ -155,13 +157,12 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       msp: core.msp,
       audit,
       directories,
+      links: shared.links,
       verifyToken,
       allows: scopeAllows,
       fresh,
       statementsPerMinute: Math.min(STATEMENTS_A_MINUTE, server.http.requestsPerMinute),
     });
-    const shared = createSharedRecords({ ...carrier, core, config: server, audit, membership, metrics });
-    closers.push(() => shared.sharing.close());
     const smart = issuer.smartConfiguration() as { capabilities: string[]; scopes_supported: string[] };
     const facade = createFacade(
       {

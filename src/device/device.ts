@@ -4,6 +4,7 @@ import type { Actor } from '../auth/actor.ts';
 import type { Interaction } from '../auth/scopes.ts';
 import type { Directories } from '../membership/directory.ts';
 import type { Carrier } from '../outbox/await-commit.ts';
+import type { Links } from '../sharing/links.ts';
 import type { BlobStore } from '../store/blobs.ts';
 import type { Database } from '../store/database.ts';
 import type { Custodian } from '../vault/custodian.ts';
@@ -32,6 +33,7 @@ export interface DeviceParts extends Carrier {
   msp: string;
   audit: Pick<Audit, 'record'>;
   directories: Pick<Directories, 'of'>;
+  links: Pick<Links, 'makeCode'>;
   verifyToken(token: string): Promise<Actor>;
   allows(actor: Actor, resource: string, interaction: Interaction): boolean;
   fresh(): Promise<boolean>;

@@ -6,6 +6,8 @@ import type { Actor, PatientActor } from '../auth/actor.ts';
 import type { Interaction } from '../auth/scopes.ts';
 import { CodedError, codeOf } from '../errors.ts';
 import type { Directories } from '../membership/directory.ts';
+import { linkQrSvg } from '../sharing/link-picture.ts';
+import type { Links } from '../sharing/links.ts';
 import type { Claim } from './claim.ts';
 import type { StateReading } from './state.ts';
 import type { Statements } from './statements.ts';
@@ -14,6 +16,15 @@ import type { Statements } from './statements.ts';
 const MAX_BODY = '1mb';
 const MAX_CLAIM = '32kb';
 const NAME = /^[a-z0-9][a-z0-9-]{0,63}$/;
+/** Whom the patient means to let read, and for how long the code is good; without it as long as `Links` says. */
+const linkBody = z.strictObject({
+  clinician: z.string().regex(NAME),
+  expiresInSeconds: z
+    .int()
+    .min(60)
+    .max(30 * 24 * 3600)
+    .optional(),
+});
 const claimBody = z.strictObject({ proof: z.string().min(1).max(16_384) });
 
 /**
@@ -25,6 +36,7 @@ export function createDeviceRouter(parts: {
   claim: Claim;
   state: StateReading;
   directories: Pick<Directories, 'of'>;
+  links: Pick<Links, 'makeCode'>;
   audit: Pick<Audit, 'record'>;
   /** The actor of a bearer token; UNAUTHENTICATED. */
   verifyToken(token: string): Promise<Actor>;
@@ -33,7 +45,7 @@ export function createDeviceRouter(parts: {
   /** Statements a minute and address, beside the limit of all requests; 0: no limit. */
   statementsPerMinute: number;
 }): Router {
-  const { statements, claim, state, audit } = parts;
+  const { statements, claim, state, links, audit } = parts;
   const router = express.Router({ caseSensitive: true, strict: true });
   router.use((_req, res, next) => {
     res.set('Cache-Control', 'no-store');
@@ -114,6 +126,19 @@ export function createDeviceRouter(parts: {
   router.post('/claim/finish', limited, async (req, res) => {
     await asPatient(req, res, ['c', 'u'], (actor) => claim.finish(actor));
     res.status(204).end();
+  });
+
+  // The patient at the institution that is to receive: a code to carry into a permission at another (protocol section 8).
+  router.post('/link', limited, ...json(MAX_CLAIM), async (req, res) => {
+    const made = await asPatient(req, res, ['c'], ({ patient }) => {
+      const body = linkBody.safeParse(req.body);
+      if (!body.success) throw new CodedError('BAD_REQUEST', { diagnostics: 'A code is asked for with {clinician, expiresInSeconds?}.' });
+      const { clinician, expiresInSeconds } = body.data;
+      const life = expiresInSeconds === undefined ? {} : { expiresInMs: expiresInSeconds * 1000 };
+      return links.makeCode({ patient, clinician, by: patient, ...life });
+    });
+    const { link, text, expires } = made;
+    res.status(201).json({ link, text, expires, svg: linkQrSvg(text) });
   });
 
   router.get('/state', async (req, res) => {

@@ -214,7 +214,7 @@ test('beside a running server commands work in it; stop ends it', async () => {
 
   await quarantineCommands();
   await resolveCommand();
-  await linkCommands(member);
+  await linkCommands(member, facade);
   assert.deepEqual((await json<{ differences: unknown[] }>('reconcile')).differences, []);
   await auditCommands();
   for (const unknown of ['--source', '--stream']) {
@@ -336,7 +336,7 @@ async function resolveCommand(): Promise<void> {
 }
 
 /** A code for a patient of ours: shown once, a QR code on a terminal, a picture in a file; what became of it; a person's answer. */
-async function linkCommands(member: string): Promise<void> {
+async function linkCommands(member: string, facade: string): Promise<void> {
   assert.equal((await cli('link', 'list')).out, 'No codes were made.\n');
   const [row] = await onDatabase(sql`select pat from patient where demographics is not null order by pat limit 1`);
   const patient = String(row?.['pat']);
@@ -372,7 +372,30 @@ async function linkCommands(member: string): Promise<void> {
   const closed = await cli('link', 'close', parseLinkCode(shown).link, '--by', member);
   assert.deepEqual([closed.code, closed.out.endsWith(': closed.\n')], [0, true], closed.err);
 
-  // As after a document in which the name differs; with it was shown what.
+  // The patient at the door for devices: with a token of their own, for nobody else.
+  const { token } = await json<{ token: string }>('token', '--as', patient);
+  const post = (body: object, bearer?: string) =>
+    fetch(new URL('/device/link', facade), {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', ...(bearer === undefined ? {} : { authorization: `Bearer ${bearer}` }) },
+      body: JSON.stringify(body),
+    });
+  const answered = await post({ clinician: member, expiresInSeconds: 3600 }, token);
+  const made = (await answered.json()) as { link: string; text: string; expires: string; svg: string };
+  assert.deepEqual([answered.status, answered.headers.get('cache-control'), made.svg], [201, 'no-store', linkQrSvg(made.text)]);
+  assert.deepEqual([parseLinkCode(made.text).link, parseLinkCode(made.text).expires], [made.link, made.expires]);
+  const others = await json<{ token: string }>('token', '--as', member);
+  for (const [body, bearer, status] of [
+    [{ clinician: member }, undefined, 401],
+    [{ clinician: member }, others.token, 403],
+    [{ clinician: member, patient }, token, 400],
+    [{ clinician: 'mem-aaaaaaaaaaaaaaaaaaaaaaaaaa' }, token, 422],
+    [{ clinician: member, expiresInSeconds: 31 * 86_400 }, token, 400],
+  ] as const)
+    assert.equal((await post(body, bearer)).status, status);
+  assert.equal((await cli('link', 'close', made.link, '--by', member)).code, 0);
+
+  // As after a document in which the name differs, the keys of which are gone.
   await onDatabase(
     sql`insert into patient_link (inst, pat, link, own_pat, state) values ('inst-a', 'pat-theirs', ${link}, ${patient}, 'held')`,
   );
