@@ -28,6 +28,7 @@ module.exports = {
     only('vault-stands-alone', '^src/vault/', '^src/(vault|store)/|^src/(errors|ids|canonical-json)\\.ts', 'Keys know neither HTTP nor sources.'),
     only('store-stands-alone', '^src/store/', '^src/(store|vault|records)/|^src/(errors|ids)\\.ts', 'Rows know neither HTTP nor sources.'),
     only('queue-stands-alone', '^src/queue/', '^src/(queue|store)/|^src/(errors|ids)\\.ts', 'Jobs know neither HTTP nor sources.'),
+    only('sharing-stands-apart', '^src/sharing/', '^src/(sharing|vault|store|ledger|records|audit|outbox)/|^src/(errors|ids|canonical-json)\\.ts', 'What other institutions share knows keys, rows, ledger and audit; the facade reads its tables, and nothing wakes it but the ledger and the clock.'),
     { name: 'pipeline-not-fhir', severity: 'error', comment: 'app.ts hands each what it needs of the other.', from: { path: '^src/pipeline/' }, to: { path: '^src/(fhir|http)/' } },
     { name: 'fhir-not-pipeline', severity: 'error', from: { path: '^src/fhir/' }, to: { path: '^src/pipeline/' } },
     { name: 'only-cli-and-app-know-all', severity: 'error', from: { path: '^src/', pathNot: '^src/(cli/|main\\.ts|app\\.ts|app/)' }, to: { path: '^src/(cli/|main\\.ts|app\\.ts|app/)' } },

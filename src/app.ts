@@ -237,6 +237,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       directories,
       issuer,
       links: shared.links,
+      shared,
       tokenEndpoint: `${issuerUrl}/token`,
       configHash: settings.config.hash,
       facility: server.institution.name,

@@ -12,10 +12,25 @@ interface OpenedBlobs extends BlobStore {
 
 /** The store of sealed objects that the configuration names. `data` and `configFile` are paths: a directory may be relative to the file. */
 export function openBlobs({ blobs }: ServerConfig, data: string, configFile: string): OpenedBlobs {
-  if (blobs.kind === 's3') return createS3Blobs(s3Options(blobs));
+  if (blobs.kind === 's3') return besides(createS3Blobs(s3Options(blobs)), createFileBlobs({ directory: join(data, 'copies') }));
   return createFileBlobs({
     directory: blobs.directory === undefined ? join(data, 'blobs') : resolve(dirname(configFile), blobs.directory),
   });
+}
+
+/** What was received lies here: a read of it in the shared store would tell the store's operator when it was read. */
+function besides(shared: BlobStore, copies: BlobStore): BlobStore {
+  const of = (name: string): BlobStore => (name.includes('/copies/') ? copies : shared);
+  return {
+    put: (name, bytes) => of(name).put(name, bytes),
+    get: (name) => of(name).get(name),
+    head: (name) => of(name).head(name),
+    delete: (name) => of(name).delete(name),
+    async close() {
+      await copies.close();
+      await shared.close();
+    },
+  };
 }
 
 export function s3Options({ timeout, tlsRootCertificate, ...blobs }: Extract<ServerConfig['blobs'], { kind: 's3' }>): S3Options {

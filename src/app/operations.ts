@@ -5,8 +5,8 @@ import { verifyResult } from '../cli/verify-result.ts';
 import { CodedError, codeOf } from '../errors.ts';
 import { isId } from '../ids.ts';
 import { openAlarms } from '../ledger/projection-alarms.ts';
+import { cosignFile, submitFile } from '../membership/cosigned-file.ts';
 import type { Directories } from '../membership/directory.ts';
-import { cosignJoinFile, submitJoinFile } from '../membership/joining.ts';
 import type { Membership } from '../membership/members.ts';
 import type { Metrics } from '../observe/metrics.ts';
 import { within } from '../observe/within.ts';
@@ -19,6 +19,8 @@ import { listStreams } from '../store/streams.ts';
 import type { LedgerPatient } from '../vault/holder.ts';
 import { VERSION } from '../version.ts';
 import type { Core } from './core.ts';
+import type { createSharedRecords } from './shared-records.ts';
+import { createSharingOperations } from './sharing-operations.ts';
 
 /** What commands and the demo can ask for, over the built parts. */
 export function createOperations(parts: {
@@ -27,6 +29,7 @@ export function createOperations(parts: {
   directories: Directories;
   issuer: Issuer;
   links: Links;
+  shared: Pick<ReturnType<typeof createSharedRecords>, 'decisions' | 'report'>;
   tokenEndpoint: string;
   facility: string;
   configHash: string;
@@ -180,9 +183,9 @@ export function createOperations(parts: {
       return { ok: problems.length === 0, anchors, events, problems };
     },
     verify: async () => verifyResult(await core.verifyLedger()),
-    ledgerCosign: ({ file, thumbprint }) => cosignJoinFile({ custodian: core.custodian, ledgerId: core.ledgerId }, file, thumbprint),
+    ledgerCosign: ({ file, thumbprint }) => cosignFile({ custodian: core.custodian, ledgerId: core.ledgerId }, file, thumbprint),
     async ledgerSubmit({ file }) {
-      const { txId, block } = await submitJoinFile({ ledger, ledgerId: core.ledgerId }, file);
+      const { txId, block } = await submitFile({ ledger, ledgerId: core.ledgerId }, file);
       return { institution: file.institution, txId, block };
     },
     async clientAdd({ name, publicKeyJwk, scopes, actsFor }) {
@@ -260,6 +263,7 @@ export function createOperations(parts: {
       return found;
     },
     linkResolve: (input) => accounted(`link resolve ${idIn(input.link)} ${input.answer} by=${idIn(input.by)}`, () => links.resolve(input)),
+    ...createSharingOperations({ institution: core.institution, shared: parts.shared, accounted }),
     linkClose: ({ link, by }) => accounted(`link close ${idIn(link)} by=${idIn(by)}`, () => links.close(link, by)),
     async memberList() {
       return (await membership.list()).map(({ member, name, role, status }) => ({ member, name, role, status }));

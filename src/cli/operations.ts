@@ -1,6 +1,6 @@
 import type { OpenAlarms } from '../ledger/projection-alarms.ts';
+import type { CosignedFile } from '../membership/cosigned-file.ts';
 import type { DirectoryReport } from '../membership/directory.ts';
-import type { JoinFile } from '../membership/joining.ts';
 import type { IdentityAnswer, IdentityQuestion, IdentityResolved } from '../pipeline/identity.ts';
 import type { PullProgress } from '../pipeline/pull.ts';
 import type { ExplainReport, QuarantineEntry, QuarantineGroup } from '../pipeline/questions.ts';
@@ -9,6 +9,8 @@ import type { ReplayChoice, ReplayReport } from '../pipeline/replay.ts';
 import type { LinkAnswer, LinkResolved, LinkShown } from '../sharing/link-comparison.ts';
 import type { LinkState } from '../sharing/link-rows.ts';
 import type { ListedLink, MadeCode, NewCode } from '../sharing/links.ts';
+import type { Hold } from '../sharing/own-decisions.ts';
+import type { SharedCategoryReport, SharedDocumentReport, SharingEndReport } from '../sharing/report.ts';
 
 /**
  * What a command can ask of oncobridge: the same whether it runs in the command's own process or in the running server,
@@ -30,8 +32,8 @@ export interface Operations {
   reconcile(input: object, progress: (done: number) => void): Promise<ReconcileReport>;
   verify(input: object): Promise<VerifyResult>;
   /** Adds this institution's signature to another one's statement, and brings a signed one to the ledger. */
-  ledgerCosign(input: { file: JoinFile; thumbprint: string }): Promise<JoinFile>;
-  ledgerSubmit(input: { file: JoinFile }): Promise<{ institution: string; txId: string; block: number }>;
+  ledgerCosign(input: { file: CosignedFile; thumbprint: string }): Promise<CosignedFile>;
+  ledgerSubmit(input: { file: CosignedFile }): Promise<{ institution: string; txId: string; block: number }>;
   /** With `contents` every event is opened, which leaves an event itself. */
   auditVerify(input: { contents?: boolean }): Promise<AuditVerifyResult>;
   clientAdd(input: { name: string; publicKeyJwk?: object; scopes: readonly string[]; actsFor?: boolean }): Promise<ClientAdded>;
@@ -56,7 +58,35 @@ export interface Operations {
   linkShow(input: { link: string; reveal: boolean }): Promise<ListedLink & LinkShown>;
   linkResolve(input: LinkAnswer): Promise<LinkResolved>;
   linkClose(input: { link: string; by: string }): Promise<{ link: string }>;
+  /** What patients of other institutions share with this one. */
+  sharingList(input: object): Promise<readonly SharedCategoryReport[]>;
+  sharingShow(input: { institution: string; patient: string }): Promise<{
+    categories: readonly SharedCategoryReport[];
+    documents: readonly SharedDocumentReport[];
+    ends: readonly SharingEndReport[];
+  }>;
+  /** For the privacy officer; leaves an audit event, for it opens the reasons of holds. */
+  sharingReport(input: object): Promise<SharingReport>;
+  /** `left`: permissions by role, which are not this institution's to give up. */
+  sharingRenounce(input: SharedBy): Promise<{ permissions: number; left: number; state: 'committed' | 'pending' }>;
+  sharingHoldPlace(input: SharedBy & { reason: string }): Promise<{ placed: true }>;
+  sharingHoldLift(input: SharedBy): Promise<{ objects: number }>;
+  sharingHoldList(input: object): Promise<readonly Hold[]>;
   stop(input: object): Promise<{ pid: number }>;
+}
+/** A category of another institution's patient, and the member who decides. */
+interface SharedBy {
+  institution: string;
+  patient: string;
+  category: string;
+  by: string;
+}
+export interface SharingReport {
+  institution: string;
+  at: string;
+  held: readonly SharedCategoryReport[];
+  ended: readonly SharingEndReport[];
+  holds: readonly Hold[];
 }
 export type OperationName = keyof Operations;
 

@@ -13,6 +13,7 @@ import { addPullCommand } from './pull.ts';
 import { addQuarantineCommand } from './quarantine.ts';
 import { addReconcileCommand } from './reconcile.ts';
 import { DEFAULT_CONFIG } from './settings.ts';
+import { addSharingCommand } from './sharing.ts';
 import { addStartCommand } from './start.ts';
 import { addStatusCommand } from './status.ts';
 import { addStopCommand } from './stop.ts';
@@ -42,6 +43,7 @@ export function createProgram(): Command {
   addDirectoryCommand(program);
   addPatientCommand(program);
   addLinkCommand(program);
+  addSharingCommand(program);
   addClientCommand(program);
   addTokenCommand(program);
   addConfigCommand(program);

@@ -14,9 +14,10 @@ export function addReconcileCommand(program: Command): void {
         }),
       );
       if (process.stderr.isTTY) process.stderr.write('\n');
-      print(options.json, report, ({ documents, entries, objects, underway, sweptObjects, differences }) =>
+      print(options.json, report, ({ documents, entries, objects, underway, sweptObjects, shared, differences }) =>
         [
           `${documents} document versions, ${objects} objects, ${entries} ledger entries compared; ${underway} under way, ${sweptObjects} unused objects removed.`,
+          `Shared with us: ${shared.held} documents held and compared, ${shared.pending} being fetched, ${shared.missing} missing or refused.`,
           differences.length === 0
             ? 'No differences.'
             : `${differences.length} DIFFERENCES\n${table(

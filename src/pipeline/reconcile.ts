@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { codeOf } from '../errors.ts';
 import type { BlobStore } from '../store/blobs.ts';
 import type { Database } from '../store/database.ts';
-import { type DocumentVersionRow, documentVersion, documentVersionsAfter, forgetPuts, orphanPuts } from '../store/documents.ts';
+import { type DocumentVersionRow, documentVersion, documentVersionsAfter, forgetPuts, lockOrphanPuts } from '../store/documents.ts';
 import { sql } from '../store/sql.ts';
 
 /** One difference between documents, blobs and ledger. Names ids and hashes only. */
@@ -16,6 +16,8 @@ export interface Difference {
     | 'object-altered'
     | 'withdrawal-missing-on-ledger'
     | 'outbox-stuck'
+    | 'shared-object-missing'
+    | 'shared-object-altered'
     | 'record-without-document';
   document?: string;
   version?: number;
@@ -30,6 +32,8 @@ export interface ReconcileReport {
   /** Filed, and still on the way to the ledger: no difference. */
   underway: number;
   sweptObjects: number;
+  /** Of patients of other institutions; `pending` and `missing` are still to be fetched and no difference of ours. */
+  shared: { held: number; pending: number; missing: number };
   differences: readonly Difference[];
 }
 
@@ -67,7 +71,9 @@ export function createReconcile(parts: { database: Database; blobs: BlobStore; i
       ...(await stuckOutbox()),
       ...(await recordsWithoutDocument()),
     );
-    return { ...counts, differences, sweptObjects: await sweep() };
+    const shared = await sharedCopies();
+    differences.push(...shared.differences);
+    return { ...counts, shared: shared.counts, differences, sweptObjects: await sweep() };
   }
 
   async function examine(
@@ -99,7 +105,7 @@ export function createReconcile(parts: { database: Database; blobs: BlobStore; i
         if (entry.ciphertext_hash !== row.ciphertext_hash) found.push({ kind: 'hash-differs-from-ledger', ...at });
         if (entry.commitment !== row.commitment) found.push({ kind: 'commitment-differs-from-ledger', ...at });
       }
-      const state = await objectState(row);
+      const state = await objectState(row.pointer, row.ciphertext_hash);
       if (state !== 'whole') found.push({ kind: `object-${state}`, ...at, pointer: row.pointer });
       if (found.length > 0) suspects.push(row);
       else if (isUnderway) underway++;
@@ -108,24 +114,50 @@ export function createReconcile(parts: { database: Database; blobs: BlobStore; i
     return { underway, suspects, differences };
   }
 
-  async function objectState(row: DocumentVersionRow): Promise<'whole' | 'altered' | 'missing'> {
+  async function objectState(pointer: string, ciphertextHash: string): Promise<'whole' | 'altered' | 'missing'> {
     try {
       const hash = createHash('sha256')
-        .update(await blobs.get(row.pointer))
+        .update(await blobs.get(pointer))
         .digest('hex');
-      return hash === row.ciphertext_hash ? 'whole' : 'altered';
+      return hash === ciphertextHash ? 'whole' : 'altered';
     } catch (error) {
       if (codeOf(error) !== 'BLOB_MISSING') throw error;
       return 'missing';
     }
   }
 
+  /** Our copies of what patients of other institutions share: their bytes, and how many there are. */
+  async function sharedCopies(): Promise<{ counts: ReconcileReport['shared']; differences: Difference[] }> {
+    const [left] = await database.query<{ pending: number; missing: number }>(sql`
+      select count(*) filter (where state = 'wanted') as pending, count(*) filter (where state <> 'wanted') as missing from shared_object`);
+    const counts = { held: 0, pending: left?.pending ?? 0, missing: left?.missing ?? 0 };
+    const differences: Difference[] = [];
+    for (let after = ''; ; ) {
+      const page = await database.query<{ pointer: string; ciphertext_hash: string; document: string; version: number }>(sql`
+        select pointer, ciphertext_hash, document, version from shared_version where pointer > ${after} order by pointer limit 200`);
+      const last = page.at(-1);
+      if (last === undefined) return { counts, differences };
+      after = last.pointer;
+      counts.held += page.length;
+      for (const { pointer, ciphertext_hash, document, version } of page) {
+        if ((await objectState(pointer, ciphertext_hash)) === 'whole') continue;
+        // Ended or sealed anew meanwhile: its copy went with its row.
+        const still = await database.query(sql`select 1 from shared_version where pointer = ${pointer}`);
+        const state = still.length === 0 ? 'whole' : await objectState(pointer, ciphertext_hash);
+        if (state !== 'whole') differences.push({ kind: `shared-object-${state}`, document, version, pointer });
+      }
+    }
+  }
+
   /** Deletes objects that were put over an hour ago and that no row needs, nor an entry that still lacks its row. */
   async function sweep(): Promise<number> {
-    const orphans = await orphanPuts(database, sweepAfterMs);
-    for (const name of orphans) await blobs.delete(name);
-    await forgetPuts(database, orphans);
-    return orphans.length;
+    // The rows are locked until the objects are gone: whoever is about to put one of them again waits for it, and puts after that.
+    return database.transaction(async (tx) => {
+      const orphans = await lockOrphanPuts(tx, sweepAfterMs);
+      for (const name of orphans) await blobs.delete(name);
+      await forgetPuts(tx, orphans);
+      return orphans.length;
+    });
   }
 
   async function entriesOf(documents: readonly string[]): Promise<Map<string, { ciphertext_hash: string; commitment: string }>> {

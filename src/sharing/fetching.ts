@@ -150,7 +150,7 @@ export function createFetching(
       ...(shared.covers === undefined ? {} : { covers: shared.covers }),
     });
     const header = await rows.seal(holder, category, `header/${document}/${version}`, Buffer.from(JSON.stringify(opened.inner)));
-    const pointer = `${own}/${ciphertextHash}`;
+    const pointer = `${own}/copies/${ciphertextHash}`;
     await announcePuts(database, [pointer]);
     await blobs.put(pointer, bytes);
     await keep({ of, entry, shared, prepared, holder, pointer, header, wrapped: wrapped ?? '', sizeBytes: bytes.length });

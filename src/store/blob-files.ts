@@ -10,7 +10,7 @@ export interface FileBlobs extends BlobStore {
 }
 
 /**
- * Blobs in a directory: `<directory>/<inst>/[envelopes/]<2 hex>/<2 hex>/<sha256>`. A put writes a temporary file, fsyncs,
+ * Blobs in a directory: `<directory>/<inst>/{objects,envelopes,copies}/<2 hex>/<2 hex>/<sha256>`. A put writes a temporary file, fsyncs,
  * renames, fsyncs the folder (and those that it made): a name that exists is whole, and is still there after a power loss.
  * A name already there with the same bytes is left alone. No store is listed.
  */
@@ -23,9 +23,9 @@ export function createFileBlobs(options: { directory: string }): FileBlobs {
 
   const pathOf = (name: string): string => {
     const match = BLOB_NAME.exec(name);
-    const [, institution, envelopes, hash] = match ?? [];
+    const [, institution, kind = 'objects', hash] = match ?? [];
     if (institution === undefined || hash === undefined) throw new CodedError('BLOB_NAME');
-    return join(directory, institution, envelopes === undefined ? 'objects' : 'envelopes', hash.slice(0, 2), hash.slice(2, 4), hash);
+    return join(directory, institution, kind, hash.slice(0, 2), hash.slice(2, 4), hash);
   };
   const makeFolder = (path: string): Promise<void> => {
     let made = known.get(path);

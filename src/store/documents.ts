@@ -45,7 +45,7 @@ export async function announcePuts(sqlOn: Sql, names: readonly string[]): Promis
 }
 
 /** Objects put longer ago than this that no document version or kept envelope points at, nor an entry of the ledger whose document version is missing here. */
-export async function orphanPuts(sqlOn: Sql, olderThanMs: number): Promise<string[]> {
+export async function lockOrphanPuts(sqlOn: Sql, olderThanMs: number): Promise<string[]> {
   const rows = await sqlOn.query<{ name: string }>(sql`
     select name from puts where at < now() - ${olderThanMs} * interval '1 ms'
       and not exists (select 1 from document_version d where d.pointer = puts.name)
@@ -53,7 +53,8 @@ export async function orphanPuts(sqlOn: Sql, olderThanMs: number): Promise<strin
       and not exists (select 1 from shared_version v where v.pointer = puts.name)
       and not exists (select 1 from held_object h where h.pointer = puts.name)
       and not exists (select 1 from projection.entry e where e.pointer = puts.name
-        and not exists (select 1 from document_version d where d.document = e.doc and d.version = e.version))`);
+        and not exists (select 1 from document_version d where d.document = e.doc and d.version = e.version))
+    order by name limit 500 for update skip locked`);
   return rows.map((row) => row.name);
 }
 

@@ -6,7 +6,7 @@ import { after, afterEach, before, describe, test } from 'node:test';
 import { CodedError } from '../../src/errors.ts';
 import { newId } from '../../src/ids.ts';
 import { createSharingReport } from '../../src/sharing/report.ts';
-import { orphanPuts } from '../../src/store/documents.ts';
+import { lockOrphanPuts } from '../../src/store/documents.ts';
 import { resourcePlace } from '../../src/store/resources.ts';
 import { sql } from '../../src/store/sql.ts';
 import { ownWrap } from '../../src/vault/foreign-wrap.ts';
@@ -64,7 +64,7 @@ async function assertNothingLeft(
   );
   assert.equal(dates.length, 0, 'resource_date');
   assert.equal(await w.count('shared_removal'), 0, 'shared_removal');
-  for (const { ciphertextHash } of filed) assert.equal(await w.store.head(`${w.b.institution}/${ciphertextHash}`), undefined, 'a copy');
+  for (const { ciphertextHash } of filed) assert.equal(await w.store.head(`${w.b.institution}/copies/${ciphertextHash}`), undefined, 'a copy');
   for (const category of [...categories, 'core'])
     await assert.rejects(w.b.custodian.rowKey(holderOf(patient), category, 'open'), { code: 'KEY_MISSING' });
   const log = await readFile(join(w.directory, 'b', 'keys.log'), 'utf8');
@@ -81,7 +81,7 @@ describe('share and fetch', () => {
     const [held, ...more] = await heldOf(patient);
     assert.ok(held);
     assert.equal(more.length, 0);
-    assert.equal(held.pointer, `${w.b.institution}/${filed.ciphertextHash}`);
+    assert.equal(held.pointer, `${w.b.institution}/copies/${filed.ciphertextHash}`);
     assert.equal((await categoryOf(patient))?.state, 'live');
     assert.equal((await wantedOf(patient)).length, 0);
     // Our copy opens with our own key alone, and only as what it is.
@@ -213,7 +213,7 @@ describe('share and fetch', () => {
       held.map((row) => row.version),
       [2],
     );
-    assert.equal(await w.store.head(`${w.b.institution}/${filed.ciphertextHash}`), undefined);
+    assert.equal(await w.store.head(`${w.b.institution}/copies/${filed.ciphertextHash}`), undefined);
     const versions = await w.database.query<{ version: number }>(
       sql`select distinct version from resource where pat = ${patient} and document is not null`,
     );
@@ -237,9 +237,9 @@ describe('share and fetch', () => {
     held = await heldOf(patient);
     assert.deepEqual(
       [held[0]?.n, held[0]?.['key_version'], held[0]?.pointer],
-      [1, keyVersion, `${w.b.institution}/${resealed.ciphertextHash}`],
+      [1, keyVersion, `${w.b.institution}/copies/${resealed.ciphertextHash}`],
     );
-    assert.equal(await w.store.head(`${w.b.institution}/${second.ciphertextHash}`), undefined);
+    assert.equal(await w.store.head(`${w.b.institution}/copies/${second.ciphertextHash}`), undefined);
     // The same rows: nobody sees a change where there is none.
     assert.deepEqual(await w.database.query(sql`select id, last_updated from resource where pat = ${patient} order by id`), before);
     // A document under the new version.
@@ -369,7 +369,7 @@ describe('what cannot be had', () => {
       const [wanted] = await wantedOf(patient);
       assert.deepEqual([wanted?.document, wanted?.state, wanted?.code], [bad.document, 'refused', code]);
       assert.equal((await heldOf(patient)).length, 1);
-      assert.equal(await w.store.head(`${w.b.institution}/${bad.ciphertextHash}`), undefined);
+      assert.equal(await w.store.head(`${w.b.institution}/copies/${bad.ciphertextHash}`), undefined);
       assert.deepEqual(
         w.alarms.map((alarm) => [alarm.code, alarm.document]),
         [[code, bad.document]],
@@ -563,7 +563,7 @@ describe('the end', () => {
       (await heldOf(patient)).map((row) => row.document),
       [dose.document],
     );
-    assert.equal(await w.store.head(`${w.b.institution}/${labs.ciphertextHash}`), undefined);
+    assert.equal(await w.store.head(`${w.b.institution}/copies/${labs.ciphertextHash}`), undefined);
     assert.ok((await resourcesOf(patient))[`Patient/${patient}`]);
     await assert.rejects(w.b.custodian.rowKey(holderOf(patient), 'laboratory', 'open'), { code: 'KEY_MISSING' });
     await w.revoke(patient, { categories: ['radiation-dose'] });
@@ -598,7 +598,7 @@ describe('the end', () => {
       (await heldOf(patient)).map((row) => row.document),
       [stays.document],
     );
-    assert.equal(await w.store.head(`${w.b.institution}/${filed.ciphertextHash}`), undefined);
+    assert.equal(await w.store.head(`${w.b.institution}/copies/${filed.ciphertextHash}`), undefined);
     assert.equal((await w.database.query(sql`select 1 from resource where document = ${filed.document}`)).length, 0);
     const [end] = await w.database.query<Row>(sql`select * from sharing_end where pat = ${patient}`);
     assert.deepEqual([end?.['cause'], end?.['document'], end?.['documents'], end?.['keys']], ['withdrawn', filed.document, 1, 0]);
@@ -632,7 +632,7 @@ describe('the end', () => {
       insert into legal_hold (inst, pat, category, by, reason) values (${w.a.institution}, ${patient}, 'laboratory', ${w.officer}, ${Buffer.from('x')})`);
     await w.revoke(patient);
     await w.pass();
-    const pointer = `${w.b.institution}/${filed.ciphertextHash}`;
+    const pointer = `${w.b.institution}/copies/${filed.ciphertextHash}`;
     assert.ok(await w.store.head(pointer));
     assert.equal(await w.count('resource', patient), 0);
     await assert.rejects(w.b.custodian.rowKey(holderOf(patient), 'laboratory', 'open'), { code: 'KEY_MISSING' });
@@ -640,7 +640,7 @@ describe('the end', () => {
     assert.deepEqual([end?.['held'], end?.['objects']], [1, 0]);
     // The sweep knows it.
     await w.database.query(sql`insert into puts (name, at) values (${pointer}, now() - interval '2 hours')`);
-    assert.equal((await orphanPuts(w.database, 1000)).includes(pointer), false);
+    assert.equal((await lockOrphanPuts(w.database, 1000)).includes(pointer), false);
     await w.database.query(sql`delete from puts`);
     await w.database.query(
       sql`with gone as (delete from held_object where pat = ${patient} returning pointer) insert into shared_removal (pointer) select pointer from gone`,

@@ -69,11 +69,11 @@ create table shared_object (
 );
 create index shared_object_due on shared_object (retry_at);
 create index shared_object_of on shared_object (inst, pat, category);
--- What is held: our copy of the ciphertext lies under our own prefix, its document key under our own key of the holder's category.
+-- What is held: our copy of the ciphertext lies with us and not in the shared store, its document key under our own key of the holder's category.
 create table shared_version (
   recorder text not null, document text not null, version integer not null, n integer not null,
   inst text not null, pat text not null, category text not null,
-  pointer text not null,                  -- <our inst>/<sha256>
+  pointer text not null,                  -- <our inst>/copies/<sha256>
   origin text not null,                   -- theirs, as the entry names it
   ciphertext_hash text not null, commitment text not null, key_version integer not null,
   size_bytes integer not null, manifest_hash text not null,
