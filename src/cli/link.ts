@@ -178,8 +178,9 @@ function linkText(shown: ListedLink & LinkShown): string {
     const rows = [row('name', (of) => of.name), row('birth date', (of) => of.birthDate), row('sex', (of) => of.sex)];
     lines.push(table(['', 'our patient', 'theirs'], rows));
   }
-  if (held.length > 0) {
-    if (held.every((one) => one.theirs === undefined)) lines.push('', 'Names and birth dates: --reveal, on a terminal.');
+  if (shown.status === 'held') {
+    if (held.length === 0) lines.push('', 'What differed was deleted with their data; --accept has it compared anew.');
+    else if (held.every((one) => one.theirs === undefined)) lines.push('', 'Names and birth dates: --reveal, on a terminal.');
     lines.push(
       '',
       'Answer with --accept or --reject:',
