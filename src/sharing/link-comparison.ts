@@ -6,7 +6,7 @@ import type { Database } from '../store/database.ts';
 import { getPatients } from '../store/patients.ts';
 import { holderName, type LedgerPatient } from '../vault/holder.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
-import { type LinkRow, type LinkState, linkOf, lockLink, setLink } from './link-rows.ts';
+import { type LinkRow, type LinkState, linkOf, lockLink, reopenEnvelopes, setLink } from './link-rows.ts';
 
 /** Why two records are not taken for one person's: what differs, and what one of them does not say. */
 export interface Difference {
@@ -163,6 +163,7 @@ export function createLinkComparison(parts: {
       const answered = Buffer.from(JSON.stringify({ answer, by, reason, at: at.toISOString() }));
       const sealedReason = await rows.sealPurpose('identity', place(row), answered);
       const held = state === 'confirmed' ? [] : detail.held;
+      if (row.state === 'rejected') await reopenEnvelopes(tx, row, at);
       const left = held.length === 0 ? null : await sealed(row, { held });
       await setLink(tx, { ...row, state, accepted, decided_at: at, decided_by: by, detail: left, reason: sealedReason });
       return { of, state, already: false };

@@ -129,6 +129,13 @@ export async function setLink(
       decided_by = ${row.decided_by} where link = ${row.link}`);
 }
 
+/** Envelopes that were not opened because the link was rejected are to be opened after all. */
+export async function reopenEnvelopes(tx: Sql, { inst, pat }: LinkRow, now: Date): Promise<void> {
+  await tx.query(sql`
+    update shared_envelope set state = 'wanted', attempts = 0, retry_at = ${now}
+    where inst = ${inst} and pat = ${pat} and state = 'refused' and code = 'LINK_REJECTED'`);
+}
+
 /** Every code, newest first; `link` one of them. */
 export async function listCodes(sqlOn: Sql, link?: string): Promise<ListedRow[]> {
   return sqlOn.query<ListedRow>(sql`

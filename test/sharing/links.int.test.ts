@@ -378,8 +378,15 @@ describe('links with patients of other institutions', () => {
     assert.deepEqual((await links.present(of, undefined)).state, 'rejected');
     assert.equal((await links.list()).find((one) => one.link === link)?.decidedBy, registrar);
     // Taken back: compared anew from the start, and what was accepted need not be asked again.
+    // The envelope of a later grant was not opened: it is now.
+    await database.query(sql`
+      insert into shared_envelope (inst, pat, category, path, hash, recipient, statement, state, code, retry_at)
+      values (${of.institution}, ${of.patient}, 'laboratory', 'a/envelopes/x', 'x', 'k', 's', 'refused', 'LINK_REJECTED', 'infinity')`);
     const seen = (await links.show(link, false)).seen ?? '';
     assert.equal((await answer({ seen })).state, 'bound');
+    assert.deepEqual(await database.query(sql`select state, retry_at as at from shared_envelope where pat = ${of.patient}`), [
+      { state: 'wanted', at: new Date(clock) },
+    ]);
     assert.equal(await links.compare(of, married), 'confirmed');
   });
 
