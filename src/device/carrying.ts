@@ -76,16 +76,18 @@ export function createCarrying(parts: Carrier & { database: Database; waitMs: nu
       let id: string;
       try {
         id = await database.transaction(async (tx) => {
+          // Of two at once the later waits here, and then sees what the earlier has written.
+          await tx.query(sql`select pg_advisory_xact_lock(hashtextextended(${statement}, 0))`);
+          const [there] = await tx.query(sql`
+            select 1 from device_statement d join outbox o on o.id = d.outbox
+            where d.statement = ${statement} and o.state not in ('rejected', 'conflict')`);
+          if (there !== undefined) throw new HandedInMeanwhile();
           await checkNumber(tx, of, item.transaction);
           const row = await outbox.add(tx, { ...item, patient });
-          // Of two at once the later waits here for the earlier.
-          const mine = await tx.query(sql`
+          await tx.query(sql`
             insert into device_statement (statement, transaction, inst, pat, outbox)
             values (${statement}, ${item.transaction}, ${of.institution}, ${of.patient}, ${row})
-            on conflict (statement) do update set outbox = excluded.outbox, received_at = now()
-              where not exists (select 1 from outbox o where o.id = device_statement.outbox and o.state not in ('rejected', 'conflict'))
-            returning statement`);
-          if (mine.length === 0) throw new HandedInMeanwhile();
+            on conflict (statement) do update set outbox = excluded.outbox, tx_id = null, block = null, received_at = now()`);
           await write?.(tx, row);
           return row;
         });
