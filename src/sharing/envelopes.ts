@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto';
 import type { JWK } from 'jose';
 import { CodedError, codeOf, type ErrorCode } from '../errors.ts';
+import type { Sql } from '../store/database.ts';
 import { sql } from '../store/sql.ts';
 import type { PublicJwk } from '../vault/custodian.ts';
 import { MAX_ENVELOPE_LENGTH } from '../vault/envelope.ts';
@@ -27,7 +28,9 @@ const NEVER = sql`'infinity'::timestamptz`;
  * link the patient first, and no object is asked for before that (protocol section 8).
  */
 export function createEnvelopes(
-  parts: Pick<SharingParts, 'database' | 'rows' | 'custodian' | 'blobs' | 'links' | 'retry' | 'now' | 'onAlarm' | 'log'>,
+  parts: Pick<SharingParts, 'database' | 'rows' | 'custodian' | 'blobs' | 'links' | 'retry' | 'now' | 'onAlarm' | 'log'> & {
+    requireView(tx: Sql): Promise<void>;
+  },
 ) {
   const { database, rows, custodian, blobs, links, now, onAlarm, log } = parts;
 
@@ -58,12 +61,12 @@ export function createEnvelopes(
     const content = await custodian.openEnvelope(envelope, { ...of, category });
     const { state } = await links.present(of, content.link);
     if (state === 'rejected') throw new CodedError('LINK_REJECTED');
-    const named = new Map(
-      (
-        await database.query<{ version: number; public_jwk: PublicJwk }>(sql`
-          select version, public_jwk from projection.category_key where inst = ${row.inst} and pat = ${row.pat} and category = ${category}`)
-      ).map((key) => [key.version, key.public_jwk]),
-    );
+    const keys = await database.transaction(async (tx) => {
+      await parts.requireView(tx);
+      return tx.query<{ version: number; public_jwk: PublicJwk }>(sql`
+        select version, public_jwk from projection.category_key where inst = ${row.inst} and pat = ${row.pat} and category = ${category}`);
+    });
+    const named = new Map(keys.map((key) => [key.version, key.public_jwk]));
     for (const { version, jwk } of content.keys) {
       const publicJwk = named.get(version);
       if (publicJwk === undefined || !belongsTo(jwk, publicJwk)) throw new CodedError('ENVELOPE_KEY');

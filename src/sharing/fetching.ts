@@ -48,7 +48,7 @@ interface Entry {
 const FINAL = new Set<ErrorCode>(['SHARED_CONTENT', 'SHARED_ID_TAKEN', 'SHARED_QUOTA', 'SEAL_BROKEN', 'CONTENT_INVALID', 'BLOB_NAME']);
 /** A turn of this many objects, so many at one time: a store that is slow with one patient's does not hold up the others'. */
 const BATCH = 64;
-const AT_ONCE = 4;
+const AT_ONCE = 6;
 
 /**
  * Fetches what is wanted: the object that the entry names, checked against the ledger before anything else, opened with the category
@@ -59,7 +59,7 @@ export function createFetching(
   parts: Pick<
     SharingParts,
     'database' | 'rows' | 'custodian' | 'sealer' | 'blobs' | 'links' | 'facility' | 'quotas' | 'retry' | 'now' | 'onAlarm' | 'log'
-  >,
+  > & { requireView(tx: Sql): Promise<void> },
 ) {
   const { database, rows, custodian, sealer, blobs, links, quotas, retry, now, onAlarm, log } = parts;
   const own = custodian.institution;
@@ -158,8 +158,8 @@ export function createFetching(
   }
 
   /** The entry that is wanted, where it is still the one that stands. */
-  async function entryOf({ inst, pat, recorder, document, version, n, category }: Wanted): Promise<Entry | undefined> {
-    const [entry] = await database.query<Entry>(sql`
+  async function entryOf({ inst, pat, recorder, document, version, n, category }: Wanted, on: Sql = database): Promise<Entry | undefined> {
+    const [entry] = await on.query<Entry>(sql`
       select e.pointer, e.ciphertext_hash, e.commitment, e.key_version, e.tx_id, e.block
       from projection.document d join projection.entry e on e.inst = d.inst and e.pat = d.pat and e.recorder = d.recorder and e.doc = d.doc
         and e.version = d.version and e.n = d.n and e.standing
@@ -168,9 +168,15 @@ export function createFetching(
     return entry;
   }
 
-  async function forget({ recorder, document, version, n }: Wanted): Promise<void> {
-    await database.query(sql`
-      delete from shared_object where recorder = ${recorder} and document = ${document} and version = ${version} and n = ${n}`);
+  async function forget(wanted: Wanted): Promise<void> {
+    const { recorder, document, version, n } = wanted;
+    await database.transaction(async (tx) => {
+      // Not because the view is being made anew and is empty at this moment.
+      await parts.requireView(tx);
+      if ((await entryOf(wanted, tx)) !== undefined) return;
+      await tx.query(sql`
+        delete from shared_object where recorder = ${recorder} and document = ${document} and version = ${version} and n = ${n}`);
+    });
   }
 
   async function getObject({ inst, pat, code }: Wanted, entry: Entry): Promise<Uint8Array> {
@@ -199,9 +205,11 @@ export function createFetching(
     const { inst, pat, category, recorder, document, version } = of;
     await database.transaction(async (tx) => {
       const [row] = await tx.query<{ state: string }>(sql`
-        select state from shared_category where inst = ${inst} and pat = ${pat} and category = ${category} for update`);
+        select state from shared_category where inst = ${inst} and pat = ${pat} and category = ${category} for share`);
       // Ended while it was fetched: the copy is swept, or removed with the end.
       if (row?.state !== 'live') return removeLater(tx, [pointer], null);
+      // Another process may be at the same document.
+      await tx.query(sql`select pg_advisory_xact_lock(hashtextextended(${`shared ${recorder}/${document}`}, 0))`);
       await requireRoom(tx, of, sizeBytes);
       const held = await tx.query<{ version: number; commitment: string; pointer: string; ciphertext_hash: string }>(sql`
         select version, commitment, pointer, ciphertext_hash from shared_version where recorder = ${recorder} and document = ${document}`);
@@ -244,13 +252,23 @@ export function createFetching(
     });
   }
 
-  /** Once more under the patient's lock: several of their objects are fetched at one time. */
+  /** Once more, where it gets narrow under the patient's lock: several of their objects are fetched at one time. */
   async function requireRoom(tx: Sql, of: Received, sizeBytes: number): Promise<void> {
+    const others = async (): Promise<{ documents: number; bytes: number }> => {
+      const [row] = await tx.query<{ documents: number; bytes: number }>(sql`
+        select count(distinct (recorder, document)) as documents, coalesce(sum(size_bytes), 0)::bigint as bytes from shared_version
+        where inst = ${of.inst} and pat = ${of.pat} and (recorder, document) <> (${of.recorder}, ${of.document})`);
+      return row ?? { documents: 0, bytes: 0 };
+    };
+    const { documents, bytes } = await others();
+    if (
+      documents + AT_ONCE * 4 < quotas.maxDocumentsPerPatient &&
+      bytes + sizeBytes + AT_ONCE * 4 * quotas.maxObjectBytes < quotas.maxBytesPerPatient
+    )
+      return;
     await tx.query(sql`select 1 from patient_link where inst = ${of.inst} and pat = ${of.pat} for update`);
-    const [others] = await tx.query<{ documents: number; bytes: number }>(sql`
-      select count(distinct (recorder, document)) as documents, coalesce(sum(size_bytes), 0)::bigint as bytes from shared_version
-      where inst = ${of.inst} and pat = ${of.pat} and (recorder, document) <> (${of.recorder}, ${of.document})`);
-    if ((others?.documents ?? 0) >= quotas.maxDocumentsPerPatient || (others?.bytes ?? 0) + sizeBytes > quotas.maxBytesPerPatient)
+    const locked = await others();
+    if (locked.documents >= quotas.maxDocumentsPerPatient || locked.bytes + sizeBytes > quotas.maxBytesPerPatient)
       throw new CodedError('SHARED_QUOTA');
   }
 

@@ -29,8 +29,8 @@ export function createSharing(parts: SharingParts & { onError?: (error: Error) =
   const { database, now, retry } = parts;
   const ending = createEnding(parts);
   const takingUp = createTakingUp({ ...parts, ending });
-  const envelopes = createEnvelopes(parts);
-  const fetching = createFetching(parts);
+  const envelopes = createEnvelopes({ ...parts, requireView: takingUp.requireView });
+  const fetching = createFetching({ ...parts, requireView: takingUp.requireView });
   let running: Promise<void> | undefined;
   let woken = false;
   let closed = false;

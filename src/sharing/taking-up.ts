@@ -235,7 +235,7 @@ export function createTakingUp(
     refresh,
     /** The next moment at which time alone changes something; milliseconds. */
     nextEnd: () => nextEnd,
-    /** Nothing may be said of permissions at present. */
+    /** STALE while the view is being made anew; keeps that from beginning until the transaction ends. */
     async requireView(tx: Sql): Promise<void> {
       if ((await heights(tx, true)).behind) throw new CodedError('STALE', { retryAfterSeconds: 5 });
     },

@@ -5,10 +5,11 @@ import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { CodedError } from '../../src/errors.ts';
 import { newId } from '../../src/ids.ts';
+import { recordDocumentsArgument } from '../../src/ledger/contract/payloads.ts';
 import { createSharingReport } from '../../src/sharing/report.ts';
 import { lockOrphanPuts } from '../../src/store/documents.ts';
 import { resourcePlace } from '../../src/store/resources.ts';
-import { sql } from '../../src/store/sql.ts';
+import { raw, sql } from '../../src/store/sql.ts';
 import { ownWrap } from '../../src/vault/foreign-wrap.ts';
 import { holderName } from '../../src/vault/holder.ts';
 import { CANARY_MRN, createWorld, type FileOptions, OWN_PERSON, type World, watchedBlobs } from './world.ts';
@@ -64,7 +65,8 @@ async function assertNothingLeft(
   );
   assert.equal(dates.length, 0, 'resource_date');
   assert.equal(await w.count('shared_removal'), 0, 'shared_removal');
-  for (const { ciphertextHash } of filed) assert.equal(await w.store.head(`${w.b.institution}/copies/${ciphertextHash}`), undefined, 'a copy');
+  for (const { ciphertextHash } of filed)
+    assert.equal(await w.store.head(`${w.b.institution}/copies/${ciphertextHash}`), undefined, 'a copy');
   for (const category of [...categories, 'core'])
     await assert.rejects(w.b.custodian.rowKey(holderOf(patient), category, 'open'), { code: 'KEY_MISSING' });
   const log = await readFile(join(w.directory, 'b', 'keys.log'), 'utf8');
@@ -393,7 +395,6 @@ describe('what cannot be had', () => {
         },
       });
     }
-    // The id of a document of a third, which came to the ledger before.
     await w.pass();
     assert.deepEqual(
       (await wantedOf(other.patient)).map((row) => row.code),
@@ -401,6 +402,37 @@ describe('what cannot be had', () => {
     );
     const [row] = await w.database.query<Row>(sql`select pat from resource where id = ${theirs}`);
     assert.equal(row?.['pat'], patient);
+  });
+
+  test('the id of a document of a third: whoever entered it first on the ledger keeps it, fetched or not', async () => {
+    const { patient } = await w.granted();
+    await w.pass();
+    const theirs = await w.enroll(w.c);
+    const document = newId('doc');
+    const ciphertextHash = 'c'.repeat(64);
+    await w.chain.submit(w.c.gateway, 'recordDocuments', [
+      recordDocumentsArgument([
+        {
+          institution: w.c.institution,
+          patient: theirs,
+          category: 'laboratory',
+          ciphertextHash,
+          clinician: null,
+          commitment: 'b'.repeat(64),
+          document,
+          keyVersion: 1,
+          permission: null,
+          pointer: `${w.c.institution}/${ciphertextHash}`,
+          version: 1,
+        },
+      ]),
+    ]);
+    await w.file(patient, { document });
+    await w.pass();
+    assert.deepEqual(
+      (await wantedOf(patient)).map((row) => row.code),
+      ['SHARED_ID_TAKEN'],
+    );
   });
 
   test("a pseudonym that is one of ours: nothing of it is kept, and our own patient's row stands", async () => {
@@ -652,14 +684,34 @@ describe('the end', () => {
   test('while the view of the ledger is being rebuilt nothing is ended', async () => {
     const { patient } = await w.granted();
     await w.pass();
-    const [cursor] = await w.database.query<{ block: number }>(sql`select block from sharing_cursor`);
+    const wanted = await w.file(patient, { put: false });
+    await w.pass();
+    const late = await w.enroll();
+    await w.grant(late, { link: await w.code(await w.ownPatient()) });
+    // As a rebuild has it at first: no rows, and a height far below what was seen.
+    const tables = ['permission', 'clause', 'document', 'entry', 'patient', 'category_key', 'state'];
+    const [before] = await w.database.query<{ height: number; tip: string }>(sql`select height, tip from projection.checkpoint`);
     await w.database.transaction(async (tx) => {
+      for (const table of tables) await tx.query(sql`create table ${raw(`kept_${table}`)} as select * from ${raw(`projection.${table}`)}`);
+      await tx.query(sql`truncate ${raw(tables.map((table) => `projection.${table}`).join(', '))}`);
       await tx.query(sql`update projection.checkpoint set height = 1`);
-      await tx.query(sql`create temp table kept_permission on commit drop as select * from projection.permission`);
     });
+    w.clock.at = new Date(Date.now() + 1_000_000);
     await w.pass();
     assert.equal((await heldOf(patient)).length, 1);
-    await w.database.query(sql`update projection.checkpoint set height = ${(cursor?.block ?? 0) + 1}`);
+    assert.equal((await wantedOf(patient)).length, 1);
+    await w.database.transaction(async (tx) => {
+      for (const table of tables) {
+        await tx.query(sql`insert into ${raw(`projection.${table}`)} select * from ${raw(`kept_${table}`)}`);
+        await tx.query(sql`drop table ${raw(`kept_${table}`)}`);
+      }
+      await tx.query(sql`update projection.checkpoint set height = ${before?.height ?? 0}`);
+    });
+    w.clock.at = new Date(Date.now() + 2_000_000);
+    await w.store.put(wanted.pointer, (wanted as unknown as { bytes: Uint8Array }).bytes);
+    await w.pass();
+    assert.equal((await heldOf(patient)).length, 2);
+    assert.equal((await categoryOf(late))?.state, 'live');
   });
 });
 
