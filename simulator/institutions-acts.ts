@@ -2,10 +2,11 @@ import assert from 'node:assert/strict';
 import { statSync } from 'node:fs';
 import type { Bundle, DocumentReference, FhirResource } from 'fhir/r4.js';
 import { pause } from '../network/processes.ts';
-import type { PullReport, StatusReport, VerifyResult } from '../src/cli/operations.ts';
+import type { PullReport, SharingReport, StatusReport, VerifyResult } from '../src/cli/operations.ts';
 import { createFabricLedger } from '../src/ledger/fabric/fabric-ledger.ts';
 import type { BlockTransaction } from '../src/ledger/ledger.ts';
 import type { ReconcileReport } from '../src/pipeline/reconcile.ts';
+import type { SharingEndReport } from '../src/sharing/report.ts';
 import { type InstitutionName, type InstitutionsSite, logSince, type SiteInstitution } from './institutions-site.ts';
 import { createPatientDevice, type PatientDevice } from './patient-device.ts';
 
@@ -128,6 +129,8 @@ export function createActs(site: InstitutionsSite) {
         const seen = await look();
         if (seen !== undefined) return seen;
       } catch (error) {
+        // What is being killed answers in no way; a mistake of ours does not go away by waiting.
+        if (error instanceof TypeError && error.message !== 'fetch failed') throw error;
         last = error;
       }
       if (performance.now() > end) throw new Error(`${what}: not within ${timeoutMs / 1000} s`, { cause: last });
@@ -267,10 +270,19 @@ export function createActs(site: InstitutionsSite) {
     return ((await answer.json()) as { permissions: { grantee: string; category: string; status: string }[] }).permissions;
   }
 
-  /** What B's report says of what ended of this patient, in lines. */
-  async function ended(_patient: string): Promise<{ lines: string[] }> {
-    return { lines: JSON.stringify(await b.cli(['sharing', 'report'])).match(/.{1,160}/g) ?? [] };
-  }
+  /** What B's report says of what ended of this patient; once all is deleted and the event of it stands in an anchor on the ledger. */
+  const ended = (patient: string): Promise<readonly SharingEndReport[]> =>
+    until(
+      'deleted and anchored',
+      async () => {
+        const { held, ended: ends } = await b.cli<SharingReport>(['sharing', 'report']);
+        const theirs = ends.filter((one) => one.patient === patient);
+        const isDone = theirs.length > 0 && theirs.every(({ deleted, anchor }) => deleted !== null && anchor !== null);
+        return isDone && !held.some((one) => one.patient === patient) ? theirs : undefined;
+      },
+      90_000,
+      500,
+    );
 
   /** Rows, objects and ledger agree at each, and every block holds when it is run again. */
   async function agree(): Promise<void> {

@@ -191,7 +191,8 @@ export async function startInstitutionsSite(options: {
               )
               .replace(/^sources:\n( +- .*\n?)+/m, `${sources[name]}\n`)
               .replace(/, publicUrl: "[^"]*"/, '')
-              // Pulls are asked for here, not made by the clock.
+              // So that nobody waits a minute to see what is anchored.
+              .replace('anchorEvery: 60s', 'anchorEvery: 10s')
               .replace('port: 8480', `port: ${http}`)
               .replace('port: 8481', `port: ${operations}`),
           );
