@@ -1,6 +1,7 @@
 import { type RequestListener } from 'node:http';
 import { type Core, createCore } from './app/core.ts';
 import { createFreshness } from './app/freshness.ts';
+import { createInstitutionKeyUse } from './app/institution-keys.ts';
 import { createOperations } from './app/operations.ts';
 import { createSchedule } from './app/schedule.ts';
 import { createSharedRecords } from './app/shared-records.ts';
@@ -71,6 +72,8 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
     const projected = (block: number, timeoutMs: number): Promise<boolean> => projection.waitFor(block, timeoutMs);
     const carrier = { outbox, projected };
     await ensureInstitution({ database, ledger, custodian, msp: core.msp, projected });
+    const institutionKeys = createInstitutionKeyUse(core);
+    await core.signAgain();
     const membership = createMembership({ ...carrier, database, rows, custodian, ledgerId });
     const reads = createGatheredReads({ url: database.url, onError: core.onError });
     closers.push(() => reads.close());
@@ -234,6 +237,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
     const operations = createOperations({
       core,
       membership,
+      institutionKeys,
       directories,
       issuer,
       links: shared.links,

@@ -13,6 +13,7 @@ import type { Metrics } from '../observe/metrics.ts';
 import { createLedgerWriter } from '../outbox/ledger-writer.ts';
 import { createOutbox } from '../outbox/postgres-outbox.ts';
 import { createRelay } from '../outbox/relay.ts';
+import { signAgain } from '../outbox/sign-again.ts';
 import { createAssembler } from '../pipeline/assembler.ts';
 import { createAssembly } from '../pipeline/assembly.ts';
 import { createCategoryKeys } from '../pipeline/category-keys.ts';
@@ -144,6 +145,10 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
     const relay = await createRelay({ database, queue, batchSize: server.outbox.batch, onError });
     closers.push(() => relay.close());
     let wakeAssembler = (): void => {};
+    const resign = async (): Promise<void> => {
+      const count = await signAgain({ database, custodian, outbox });
+      if (count > 0) log.warn({ count }, 'statements by the institution’s former key were signed again');
+    };
     const writer = await createLedgerWriter({
       database,
       queue,
@@ -160,6 +165,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
             wakeAssembler();
             continue;
           }
+          if (row.errorCode === 'JWS_KEY') void resign().catch(onError);
           log.error(row, 'the ledger refused a transaction');
         }
       },
@@ -257,6 +263,8 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       queue,
       ledger,
       ledgerId,
+      /** What the institution's former key has signed, and the ledger refused for that. */
+      signAgain: resign,
       verifyLedger: opened.verify,
       checkProjection: opened.check,
       /** Peers that the ledger is reached by, and whether each is asked at present. */

@@ -4,9 +4,11 @@ import type { Settings } from '../cli/settings.ts';
 import { CodedError } from '../errors.ts';
 import { createFabricLedger } from '../ledger/fabric/fabric-ledger.ts';
 import { type Founded, foundChannel } from '../ledger/founding.ts';
-import { type JoinFile, makeJoinFile } from '../membership/joining.ts';
+import { type CosignedFile, makeJoinFile } from '../membership/cosigned-file.ts';
+import { makeRotationFile } from '../membership/institution-keys.ts';
 import type { Custodian } from '../vault/custodian.ts';
 import { createFileCustodian } from '../vault/file-custodian.ts';
+import { withDatabaseAlone } from './database-alone.ts';
 import { fabricConnection } from './fabric-connection.ts';
 import { institutionId } from './institution-id.ts';
 
@@ -29,10 +31,17 @@ export async function foundFabricLedger(settings: Settings): Promise<Founded & {
 }
 
 /** `oncobridge ledger join`: the newcomer's signed statement, for which the network is not needed. */
-export async function joinFabricLedger(settings: Settings): Promise<JoinFile> {
+export async function joinFabricLedger(settings: Settings): Promise<CosignedFile> {
   const { connection, pinned } = fabricConnection(settings.config.server);
   if (pinned === undefined) throw new CodedError('LEDGER_UNPINNED');
   return withCustodian(settings, (custodian) => makeJoinFile({ custodian, ledgerId: pinned, msp: connection.msp }));
+}
+
+/** `oncobridge institution rotate-key --export` where no server runs, for it may not start without the lost key. */
+export async function exportRotation(settings: Settings): Promise<CosignedFile> {
+  const { pinned } = fabricConnection(settings.config.server);
+  if (pinned === undefined) throw new CodedError('LEDGER_UNPINNED');
+  return withCustodian(settings, (custodian) => withDatabaseAlone(settings, (on) => makeRotationFile({ on, custodian, ledgerId: pinned })));
 }
 
 /** Before the institution stands on the ledger no server runs, so its keys are opened here. */

@@ -19,6 +19,7 @@ import { listStreams } from '../store/streams.ts';
 import type { LedgerPatient } from '../vault/holder.ts';
 import { VERSION } from '../version.ts';
 import type { Core } from './core.ts';
+import type { createInstitutionKeyUse } from './institution-keys.ts';
 import type { createSharedRecords } from './shared-records.ts';
 import { createSharingOperations } from './sharing-operations.ts';
 
@@ -26,6 +27,7 @@ import { createSharingOperations } from './sharing-operations.ts';
 export function createOperations(parts: {
   core: Core;
   membership: Membership;
+  institutionKeys: ReturnType<typeof createInstitutionKeyUse>;
   directories: Directories;
   issuer: Issuer;
   links: Links;
@@ -183,6 +185,8 @@ export function createOperations(parts: {
       return { ok: problems.length === 0, anchors, events, problems };
     },
     verify: async () => verifyResult(await core.verifyLedger()),
+    institutionRotateKey: () => parts.institutionKeys.rotate(),
+    institutionExportKey: () => parts.institutionKeys.statement(),
     ledgerCosign: ({ file, thumbprint }) => cosignFile({ custodian: core.custodian, ledgerId: core.ledgerId }, file, thumbprint),
     async ledgerSubmit({ file }) {
       const { txId, block } = await submitFile({ ledger, ledgerId: core.ledgerId }, file);
@@ -244,6 +248,10 @@ export function createOperations(parts: {
       );
     },
     memberAdd: (input) => membership.registerMember(input),
+    async memberSuspend({ member }) {
+      await membership.suspend(member);
+      return { member };
+    },
     linkCreate: (input) =>
       accounted(
         `link create clinician=${idIn(input.clinician)} by=${idIn(input.by)}`,

@@ -1,7 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { CodedError } from '../errors.ts';
-import type { JoinFile } from '../membership/joining.ts';
+import type { CosignedFile } from '../membership/cosigned-file.ts';
 import { findServer } from './control-client.ts';
 import { controlFile, type GlobalOptions, print, withOperations } from './run.ts';
 import { readSettings, type Settings } from './settings.ts';
@@ -34,7 +34,7 @@ export function addJoiningCommands(ledger: Command): void {
       const settings = await alone(command);
       const { joinFabricLedger } = await import('../app/ledger-identity.ts');
       const file = await joinFabricLedger(settings);
-      save(options.out, file);
+      saveCosigned(options.out, file);
       print(options.json, file, ({ institution, thumbprint }) =>
         [
           `${options.out} is to be co-signed by two active institutions, one after the other, and then submitted by any of them.`,
@@ -45,19 +45,19 @@ export function addJoiningCommands(ledger: Command): void {
     });
   ledger
     .command('cosign <file>')
-    .description('sign the statement of an institution that joins; the file gets this signature too')
-    .requiredOption('--thumbprint <thumbprint>', 'of its signing key, as the institution itself told you')
+    .description('sign the statement of an institution that joins, or that turns to new keys; the file gets this signature too')
+    .requiredOption('--thumbprint <thumbprint>', 'of its new signing key, as the institution itself told you')
     .option('--json', 'for machines')
     .addHelpText('after', '\nExample:\n  $ oncobridge ledger cosign join.json --thumbprint oKIywvGUpTVTyxMQ3bwIIeQUudfr_CkLMjCE19ECD-U')
     .action(async (path: string, options: { thumbprint: string; json?: boolean }, command: Command) => {
       const file = load(path);
       const signed = await withOperations(command, (operations) => operations.ledgerCosign({ file, thumbprint: options.thumbprint }));
-      save(path, signed);
+      saveCosigned(path, signed);
       print(
         options.json,
         signed,
         ({ institution, signatures }) =>
-          `${institution} has ${signatures.length - 1} sponsor${signatures.length === 2 ? '' : 's'} in ${path}.`,
+          `${institution} has ${signatures.length - 1} signature${signatures.length === 2 ? '' : 's'} of others in ${path}.`,
       );
     });
   ledger
@@ -70,7 +70,8 @@ export function addJoiningCommands(ledger: Command): void {
       print(
         options.json,
         await withOperations(command, (operations) => operations.ledgerSubmit({ file })),
-        ({ institution, txId, block }) => `${institution} is registered: transaction ${txId}, block ${block}.`,
+        ({ institution, txId, block }) =>
+          `${institution} ${file.transaction === 'registerInstitution' ? 'is registered' : 'has new keys'}: transaction ${txId}, block ${block}.`,
       );
     });
 }
@@ -87,17 +88,19 @@ async function alone(command: Command): Promise<Settings> {
   return settings;
 }
 
-function load(path: string): JoinFile {
+function load(path: string): CosignedFile {
   try {
-    const file = JSON.parse(readFileSync(path, 'utf8')) as JoinFile | null;
+    const file = JSON.parse(readFileSync(path, 'utf8')) as CosignedFile | null;
     if (typeof file === 'object' && file !== null) return file;
   } catch {
     // below
   }
-  throw new CodedError('BAD_REQUEST', { diagnostics: `${path} cannot be read as a file of \`oncobridge ledger join\`.` });
+  throw new CodedError('BAD_REQUEST', {
+    diagnostics: `${path} cannot be read as a file of \`oncobridge ledger join\` or \`oncobridge institution rotate-key\`.`,
+  });
 }
 
-function save(path: string, file: JoinFile): void {
+export function saveCosigned(path: string, file: CosignedFile): void {
   try {
     writeFileSync(path, `${JSON.stringify(file, null, 2)}\n`);
   } catch {

@@ -15,6 +15,18 @@ export function addMemberCommand(program: Command): void {
       print(json, await withOperations(command, (operations) => operations.memberAdd(input)), (added) => added.member);
     });
   member
+    .command('suspend <member>')
+    .description('take all rights from a member, on the ledger and at once')
+    .option('--json', 'for machines')
+    .addHelpText('after', '\nExample:\n  $ oncobridge member suspend mem-0c7ye1d2gq8v3kxw5n4t6hzrma')
+    .action(async (id: string, options: { json?: boolean }, command: Command) => {
+      print(
+        options.json,
+        await withOperations(command, (operations) => operations.memberSuspend({ member: id })),
+        (suspended) => `${suspended.member} is suspended.`,
+      );
+    });
+  member
     .command('list')
     .description('members with role and status')
     .option('--json', 'for machines')

@@ -1,6 +1,7 @@
 import type { OpenAlarms } from '../ledger/projection-alarms.ts';
 import type { CosignedFile } from '../membership/cosigned-file.ts';
 import type { DirectoryReport } from '../membership/directory.ts';
+import type { RotatedKeys } from '../membership/institution-keys.ts';
 import type { IdentityAnswer, IdentityQuestion, IdentityResolved } from '../pipeline/identity.ts';
 import type { PullProgress } from '../pipeline/pull.ts';
 import type { ExplainReport, QuarantineEntry, QuarantineGroup } from '../pipeline/questions.ts';
@@ -34,6 +35,9 @@ export interface Operations {
   /** Adds this institution's signature to another one's statement, and brings a signed one to the ledger. */
   ledgerCosign(input: { file: CosignedFile; thumbprint: string }): Promise<CosignedFile>;
   ledgerSubmit(input: { file: CosignedFile }): Promise<{ institution: string; txId: string; block: number }>;
+  /** New signing and encryption keys: on the ledger by the current one's signature, or as a statement for two others to sign. */
+  institutionRotateKey(input: object): Promise<RotatedKeys>;
+  institutionExportKey(input: object): Promise<CosignedFile>;
   /** With `contents` every event is opened, which leaves an event itself. */
   auditVerify(input: { contents?: boolean }): Promise<AuditVerifyResult>;
   clientAdd(input: { name: string; publicKeyJwk?: object; scopes: readonly string[]; actsFor?: boolean }): Promise<ClientAdded>;
@@ -43,6 +47,7 @@ export interface Operations {
     scopes?: readonly string[];
   }): Promise<{ token: string; expiresInSeconds: number; actor: string }>;
   memberAdd(input: { name: string; role: string }): Promise<{ member: string }>;
+  memberSuspend(input: { member: string }): Promise<{ member: string }>;
   /** This institution's directory, signed; and those of others, held against the ledger whenever they are asked for. */
   directoryExport(input: object): Promise<{ institution: string; directory: string }>;
   directoryCheck(input: { directory: string }): Promise<DirectoryReport>;

@@ -5,6 +5,7 @@ import { addConfigCommand } from './config.ts';
 import { addDirectoryCommand } from './directory.ts';
 import { addDoctorCommand } from './doctor.ts';
 import { addExplainCommand } from './explain.ts';
+import { addInstitutionCommand } from './institution.ts';
 import { addLedgerCommand } from './ledger.ts';
 import { addLinkCommand } from './link.ts';
 import { addMemberCommand } from './member.ts';
@@ -37,6 +38,7 @@ export function createProgram(): Command {
   addExplainCommand(program);
   addReconcileCommand(program);
   addLedgerCommand(program);
+  addInstitutionCommand(program);
   addDoctorCommand(program);
   addAuditCommand(program);
   addMemberCommand(program);

@@ -183,8 +183,8 @@ export function createGrants(
           parts.onLost();
           return { committed: carried.state === 'committed' };
         }
-        // Another statement about one of the triples was first: signed anew on its heads.
-        if (carried.code !== 'SEQUENCE_STALE' || attempt === ATTEMPTS) throw refusedBecause(carried.code);
+        // Another statement about one of the triples was first: signed anew on its heads. Or the institution has another key by now.
+        if (!['SEQUENCE_STALE', 'JWS_KEY'].includes(carried.code) || attempt === ATTEMPTS) throw refusedBecause(carried.code);
         await new Promise((done) => setTimeout(done, 20 * attempt));
       }
     },

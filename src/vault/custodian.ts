@@ -29,6 +29,11 @@ export interface Custodian {
   /** Compact JWS (ES256, kid, typ) over the given JCS text, by the institution's signing key: the one in use, or that of the version. */
   signAsInstitution(typ: string, payload: string, version?: number): Promise<string>;
   /**
+   * The same statement by the signing key in use, where a former one signed it; undefined for everything else. It signs nothing that
+   * was not signed here before.
+   */
+  signAgain(jws: string): Promise<string | undefined>;
+  /**
    * ES256 signature (raw r||s) by the signing key in use, or by that with this public half, over bytes: blocks and transactions of
    * the embedded host, whose signer is the key that the ledger names. KEY_MISSING where it is not kept.
    */

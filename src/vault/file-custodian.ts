@@ -260,6 +260,10 @@ function build(institution: string, master: KeyObject, log: Awaited<ReturnType<t
       refuseOnBehalf(payload);
       return jws(typ, payload, version);
     },
+    async signAgain(statement) {
+      const former = await ring.formerlySigned(statement);
+      return former === undefined ? undefined : jws(former.typ, former.payload);
+    },
     async signBytes(bytes, publicKey) {
       const { key } = publicKey === undefined ? await ring.signing() : await ring.signingOf(publicKey);
       return es256(key, bytes);

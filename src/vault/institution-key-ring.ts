@@ -1,4 +1,5 @@
-import type { KeyObject } from 'node:crypto';
+import { createPublicKey, type JsonWebKey, type KeyObject, verify } from 'node:crypto';
+import { canonicalJson } from '../canonical-json.ts';
 import { CodedError } from '../errors.ts';
 import type { InstitutionKeys, PublicJwk } from './custodian.ts';
 import { jwkThumbprint } from './thumbprint.ts';
@@ -70,6 +71,21 @@ export function createInstitutionKeyRing(store: KeyStore) {
       }
       throw new CodedError('KEY_MISSING', { diagnostics: 'The institution’s signing key that the ledger names is not kept here.' });
     },
+    /** Type and payload of a compact JWS by a version before the one in use; undefined for anything else. */
+    async formerlySigned(jws: string): Promise<{ typ: string; payload: string } | undefined> {
+      const [head = '', body = '', tail = ''] = jws.split('.');
+      for (let version = current() - 1; version > 0; version--) {
+        const { publicJwk } = await signing(version);
+        const header = canonicalJson({ alg: 'ES256', kid: jwkThumbprint(publicJwk) });
+        const given = parse(Buffer.from(head, 'base64url').toString());
+        const { typ, ...others } = given ?? {};
+        if (typeof typ !== 'string' || canonicalJson(others) !== header) continue;
+        const key = createPublicKey({ key: publicJwk as JsonWebKey, format: 'jwk' });
+        const isOurs = verify('sha256', Buffer.from(`${head}.${body}`), { key, dsaEncoding: 'ieee-p1363' }, Buffer.from(tail, 'base64url'));
+        if (isOurs) return { typ, payload: Buffer.from(body, 'base64url').toString() };
+      }
+      return undefined;
+    },
     /** The encryption key of this thumbprint among all kept, undefined where there is none. */
     async encryptionOf(kid: string): Promise<{ key: KeyObject; kid: string } | undefined> {
       for (let version = newest(); version > 0; version--) {
@@ -79,4 +95,13 @@ export function createInstitutionKeyRing(store: KeyStore) {
       return undefined;
     },
   };
+}
+
+function parse(text: string): Record<string, unknown> | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined;
+  } catch {
+    return undefined;
+  }
 }

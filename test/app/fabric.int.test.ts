@@ -18,7 +18,7 @@ import { readSettings, type Settings } from '../../src/cli/settings.ts';
 import { CodedError, codeOf } from '../../src/errors.ts';
 import type { Finding } from '../../src/ledger/fabric/finding.ts';
 import { newLedgerId } from '../../src/ledger/founding.ts';
-import type { JoinFile } from '../../src/membership/joining.ts';
+import type { CosignedFile } from '../../src/membership/cosigned-file.ts';
 import { rawBlocks } from '../fabric/raw-blocks.ts';
 import { fabricTest } from '../fabric/test-network.ts';
 import { createBlockLinter } from '../privacy/block-linter.ts';
@@ -138,7 +138,7 @@ describe('config/production.yaml on a Fabric network of three institutions', fab
     const path = join(folder, 'join.json');
     const { result: made, code } = await cli(second, 'ledger', 'join', '--out', path);
     assert.equal(code, 0);
-    const file = made as JoinFile;
+    const file = made as CosignedFile;
     const { data } = await settings();
     const operations = { ...home.operations, stop: async () => ({ pid: 0 }) };
     const control = await startControlServer({ file: controlFile(data), facade: home.facadeUrl, operations, onError() {} });

@@ -36,9 +36,10 @@ export async function createLedgerWorld(options: { waitMs?: number } = {}) {
     institution,
   });
   const rows = createSealedRows({ custodian });
+  const tipFile = join(directory, 'ledger-tip');
   const ledger = await createEmbeddedLedger({
     database,
-    tipFile: join(directory, 'ledger-tip'),
+    tipFile,
     institution,
     msp,
     publicKey: (await custodian.institutionKeys()).signing,
@@ -74,6 +75,7 @@ export async function createLedgerWorld(options: { waitMs?: number } = {}) {
   const token = (purpose: string) => ({ client: 'cli-test', scopes: [], purpose, tokenId: 'jti-1', institution });
   return {
     database,
+    tipFile,
     custodian,
     rows,
     ledger,

@@ -13,8 +13,8 @@ import { createKeptEnvelopes } from '../../src/device/kept-envelopes.ts';
 import { newId } from '../../src/ids.ts';
 import * as build from '../../src/ledger/contract/payloads.ts';
 import { TYP } from '../../src/ledger/contract/shapes.ts';
+import { cosignFile, makeJoinFile, submitFile } from '../../src/membership/cosigned-file.ts';
 import { createDirectories } from '../../src/membership/directory.ts';
-import { cosignJoinFile, makeJoinFile, submitJoinFile } from '../../src/membership/joining.ts';
 import { sql } from '../../src/store/sql.ts';
 import { createFileCustodian, type FileCustodian } from '../../src/vault/file-custodian.ts';
 import { jwkThumbprint } from '../../src/vault/thumbprint.ts';
@@ -56,7 +56,7 @@ describe('the door for what patients sign on their own device, on a whole server
     away = await createFileCustodian({ directory: join(folder, 'away'), passphrase: 'Tallow-harbour 71 quince', institution: AWAY });
     const joining = await makeJoinFile({ custodian: away, ledgerId: app.core.ledgerId, msp: `${AWAY}-msp` });
     const parts = { custodian: app.core.custodian, ledgerId: app.core.ledgerId };
-    await submitJoinFile({ ...parts, ledger: app.core.ledger }, await cosignJoinFile(parts, joining, joining.thumbprint));
+    await submitFile({ ...parts, ledger: app.core.ledger }, await cosignFile(parts, joining, joining.thumbprint));
     await app.settled();
     device = deviceOf(patient);
   });

@@ -6,8 +6,8 @@ import { after, before, test } from 'node:test';
 import { canonicalJson } from '../../src/canonical-json.ts';
 import { codeOf } from '../../src/errors.ts';
 import { newId } from '../../src/ids.ts';
+import { cosignFile, makeJoinFile, submitFile } from '../../src/membership/cosigned-file.ts';
 import { createDirectories, type Directory } from '../../src/membership/directory.ts';
-import { cosignJoinFile, makeJoinFile, submitJoinFile } from '../../src/membership/joining.ts';
 import { sql } from '../../src/store/sql.ts';
 import { createFileCustodian, type FileCustodian } from '../../src/vault/file-custodian.ts';
 import { createLedgerWorld, type LedgerWorld } from '../consent/ledger-world.ts';
@@ -25,7 +25,7 @@ before(async () => {
   away = await createFileCustodian({ directory: folder, passphrase: 'Tallow-harbour 71 quince', institution: AWAY });
   const { ledgerId, custodian, ledger } = world;
   const joining = await makeJoinFile({ custodian: away, ledgerId, msp: `${AWAY}-msp` });
-  const { block } = await submitJoinFile({ ledger, ledgerId }, await cosignJoinFile({ custodian, ledgerId }, joining, joining.thumbprint));
+  const { block } = await submitFile({ ledger, ledgerId }, await cosignFile({ custodian, ledgerId }, joining, joining.thumbprint));
   await world.projected(block, 10_000);
   // Their members, as a projection of their transactions would have them; names as their own database would.
   for (const [mem, role] of [
@@ -99,6 +99,8 @@ test('it is held against the ledger each time: a member who is not so there any 
   );
   assert.equal((await ours(() => new Date(Date.now() + 80 * DAY_MS)).report(jws)).members.length, 1);
   await assert.rejects(ours(() => new Date(Date.now() + 91 * DAY_MS)).report(jws), refusedWith('DIRECTORY_EXPIRED'));
+  assert.equal(await ours().holding(AWAY), jws);
+  await assert.rejects(ours(() => new Date(Date.now() + 91 * DAY_MS)).holding(AWAY), refusedWith('DIRECTORY_EXPIRED'));
 });
 
 test('what is forged, altered, of another ledger or in another form', async () => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { compactDecrypt } from 'jose';
-import type { StepName } from '../../simulator/simulator.ts';
+import type { StepName } from '../../simulator/stories/steps.ts';
 import { codeOf } from '../../src/errors.ts';
 import { openAlarms } from '../../src/ledger/projection-alarms.ts';
 import { documentVersion } from '../../src/store/documents.ts';

@@ -3,7 +3,7 @@ import { createPrivateKey, type KeyObject } from 'node:crypto';
 import type { JWK } from 'jose';
 import * as build from '../../src/ledger/contract/payloads.ts';
 import type { Ledger } from '../../src/ledger/ledger.ts';
-import type { Custodian } from '../../src/vault/custodian.ts';
+import type { Custodian, PublicJwk } from '../../src/vault/custodian.ts';
 import { openEnvelope, sealEnvelope } from '../../src/vault/envelope.ts';
 import { jwkThumbprint } from '../../src/vault/thumbprint.ts';
 import { hex64, newKey, nonce, type TestKey } from '../ledger/world.ts';
@@ -22,7 +22,10 @@ export interface ClaimedPatient {
   /** Private halves by `<category>/<version>`: the custodian's from the envelopes, later ones the device's own. */
   keys: ReadonlyMap<string, KeyObject>;
   publish(category: string): Promise<void>;
-  grant(permission: { grantee: string; category: string; sequence: number; periodEnd?: string }): Promise<void>;
+  /** All versions of a category's key that the device has, to a recipient's key. */
+  envelope(category: string, recipient: PublicJwk): Promise<string>;
+  /** With an envelope to our own institution's key, or to the recipient given. */
+  grant(permission: { grantee: string; category: string; sequence: number; periodEnd?: string; recipient?: PublicJwk }): Promise<void>;
   revoke(permission: { grantee: string; category: string }): Promise<void>;
 }
 
@@ -66,6 +69,11 @@ export async function claimPatient({ custodian, ledger, ledgerId, projection }: 
   const authority = await custodian.signForPatient({ patient, actor: { kind: 'patient', id: patient }, typ, payload });
   await submit('claimPatient', [signing.jws(typ, payload), authority]);
   await custodian.release(patient);
+  const envelope = (category: string, recipient: PublicJwk): Promise<string> => {
+    const held = [...keys].filter(([name]) => name.startsWith(`${category}/`));
+    const content = held.map(([name, key]) => ({ version: Number(name.split('/')[1]), jwk: key.export({ format: 'jwk' }) }));
+    return sealEnvelope({ patient: of, category, keys: content }, { ...recipient, kid: jwkThumbprint(recipient) });
+  };
   return {
     patient,
     signing,
@@ -74,14 +82,11 @@ export async function claimPatient({ custodian, ledger, ledgerId, projection }: 
       const statement = build.publishCategoryKeyPayload({ ...base(), category, envelopes: [], onBehalf: null, ...next(category) });
       return submit('publishCategoryKey', [signing.jws(build.TYP.publishCategoryKey, statement)]);
     },
-    async grant({ grantee, category, sequence, periodEnd }) {
-      // To our own institution: for the ledger one recipient is as good as another.
-      const { encryption: recipient } = await custodian.institutionKeys();
-      const held = [...keys].filter(([name]) => name.startsWith(`${category}/`));
-      const content = held.map(([name, key]) => ({ version: Number(name.split('/')[1]), jwk: key.export({ format: 'jwk' }) }));
-      const kid = jwkThumbprint(recipient);
-      const hash = hex64(await sealEnvelope({ patient: of, category, keys: content }, { ...recipient, kid }));
-      const envelope = { hash, path: `${of.institution}/envelopes/${hash}`, recipient: kid };
+    envelope,
+    async grant({ grantee, category, sequence, periodEnd, recipient }) {
+      const to = recipient ?? (await custodian.institutionKeys()).encryption;
+      const hash = hex64(await envelope(category, to));
+      const sealed = { hash, path: `${of.institution}/envelopes/${hash}`, recipient: jwkThumbprint(to) };
       const clauses = [build.clause({ consent: 'con-1', rights: ['read'], ...(periodEnd === undefined ? {} : { periodEnd }) })];
       const statement = build.grantPayload({
         ...base(),
@@ -90,7 +95,7 @@ export async function claimPatient({ custodian, ledger, ledgerId, projection }: 
         grantor: 'patient',
         notAfter: new Date(Date.now() + 600_000).toISOString(),
         onBehalf: null,
-        permissions: [{ category, clauses, envelope, grantee, sequence }],
+        permissions: [{ category, clauses, envelope: sealed, grantee, sequence }],
       });
       return submit('grantPermission', [signing.jws(build.TYP.grantPermission, statement)]);
     },

@@ -4,7 +4,7 @@ import { CodedError, codeOf } from '../../src/errors.ts';
 import { institutionKey } from '../../src/ledger/contract/keys.ts';
 import { findFounding, foundChannel } from '../../src/ledger/founding.ts';
 import { projectedState } from '../../src/ledger/projection-state.ts';
-import { cosignJoinFile, type JoinFile, makeJoinFile, submitJoinFile } from '../../src/membership/joining.ts';
+import { type CosignedFile, cosignFile, makeJoinFile, submitFile } from '../../src/membership/cosigned-file.ts';
 import { createLedgerWorld, type LedgerWorld } from '../consent/ledger-world.ts';
 
 let home: LedgerWorld;
@@ -45,16 +45,16 @@ test('an institution joins: its statement, a sponsor who knows its key, and anyb
   const { custodian, ledger, ledgerId } = home;
   const file = await makeJoinFile({ custodian: newcomer.custodian, ledgerId, msp: 'NewcomerMSP' });
   assert.equal(file.signatures.length, 1);
-  await assert.rejects(submitJoinFile({ ledger, ledgerId }, file), (error) => ['LEDGER_REFUSED'].includes(codeOf(error) ?? ''));
+  await assert.rejects(submitFile({ ledger, ledgerId }, file), (error) => ['LEDGER_REFUSED'].includes(codeOf(error) ?? ''));
 
-  const cosign = (given: JoinFile, thumbprint = given.thumbprint) => cosignJoinFile({ custodian, ledgerId }, given, thumbprint);
+  const cosign = (given: CosignedFile, thumbprint = given.thumbprint) => cosignFile({ custodian, ledgerId }, given, thumbprint);
   await assert.rejects(cosign(file, 'A'.repeat(43)), refused('BAD_REQUEST', /do not sign/));
   await assert.rejects(
-    cosignJoinFile({ custodian: newcomer.custodian, ledgerId }, file, file.thumbprint),
+    cosignFile({ custodian: newcomer.custodian, ledgerId }, file, file.thumbprint),
     refused('BAD_REQUEST', /own sponsor/),
   );
   await assert.rejects(
-    cosignJoinFile({ custodian, ledgerId: 'ledger-another' }, file, file.thumbprint),
+    cosignFile({ custodian, ledgerId: 'ledger-another' }, file, file.thumbprint),
     refused('BAD_REQUEST', /LEDGER_OTHER/),
   );
   // What a person reads must be what was signed.
@@ -66,9 +66,9 @@ test('an institution joins: its statement, a sponsor who knows its key, and anyb
   assert.equal(signed.signatures.length, 2);
   // Signed again it has one signature of each.
   assert.equal((await cosign(signed)).signatures.length, 2);
-  const { block } = await submitJoinFile({ ledger, ledgerId }, JSON.parse(JSON.stringify(signed)) as JoinFile);
+  const { block } = await submitFile({ ledger, ledgerId }, JSON.parse(JSON.stringify(signed)) as CosignedFile);
   assert.ok(await home.projected(block, 5000));
   const state = await projectedState(home.database).get(institutionKey(newcomer.institution));
   assert.equal((JSON.parse(state?.value ?? '{}') as { msp?: string }).msp, 'NewcomerMSP');
-  await assert.rejects(submitJoinFile({ ledger, ledgerId }, signed), refused('LEDGER_REFUSED', /INSTITUTION_EXISTS/));
+  await assert.rejects(submitFile({ ledger, ledgerId }, signed), refused('LEDGER_REFUSED', /INSTITUTION_EXISTS/));
 });
