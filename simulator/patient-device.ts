@@ -165,13 +165,14 @@ export function createPatientDevice(options: {
     return found;
   }
 
-  /** Who a member is, by the directory that their institution signed; undefined where the gateway has none. */
+  /** Who a member is, by the directory that their institution signed; undefined where the gateway has none that holds. */
   async function shown(recipient: InstitutionOnLedger, member: string | undefined, gateway: string): Promise<Shown | undefined> {
     let jws: string;
     try {
       jws = (await ask<{ directory: string }>(`${gateway}/device/directory/${recipient.institution}`)).directory;
     } catch (error) {
-      if (error instanceof DeviceRefused && error.status === 404) return undefined;
+      // None, or an old one: after the institution has turned its keys, until it hands over another.
+      if (error instanceof DeviceRefused && (error.status === 404 || error.code.startsWith('DIRECTORY_'))) return undefined;
       throw error;
     }
     const [head = '', body = '', tail = ''] = jws.split('.');

@@ -32,7 +32,7 @@ export interface DeviceParts extends Carrier {
   /** MSP of this institution, as it stands on the ledger. */
   msp: string;
   audit: Pick<Audit, 'record'>;
-  directories: Pick<Directories, 'of'>;
+  directories: Pick<Directories, 'holding'>;
   links: Pick<Links, 'makeCode'>;
   verifyToken(token: string): Promise<Actor>;
   allows(actor: Actor, resource: string, interaction: Interaction): boolean;

@@ -35,7 +35,7 @@ export function createDeviceRouter(parts: {
   statements: Statements;
   claim: Claim;
   state: StateReading;
-  directories: Pick<Directories, 'of'>;
+  directories: Pick<Directories, 'holding'>;
   links: Pick<Links, 'makeCode'>;
   audit: Pick<Audit, 'record'>;
   /** The actor of a bearer token; UNAUTHENTICATED. */
@@ -152,7 +152,7 @@ export function createDeviceRouter(parts: {
   });
   router.get('/directory/:institution', async (req, res) => {
     const institution = nameOf(req);
-    res.json({ institution, directory: await parts.directories.of(institution) });
+    res.json({ institution, directory: await parts.directories.holding(institution) });
   });
   return router;
 }

@@ -51,6 +51,8 @@ export interface Directories {
   own(): Promise<string>;
   /** The own one, or that which another institution handed over. NOT_FOUND where there is none. Not checked: whoever uses it does. */
   of(institution: string): Promise<string>;
+  /** The same for whoever relies on it: only one that the ledger bears out now, its members aside. DIRECTORY_… otherwise. */
+  holding(institution: string): Promise<string>;
   /** Institutions of which there is one, the own first. */
   known(): Promise<string[]>;
   /** Takes a directory of another institution in the place of an older one. DIRECTORY_… where it does not hold, CONFLICT where it is older. */
@@ -74,7 +76,7 @@ export function createDirectories(parts: {
   const { database, custodian, ledgerId } = parts;
   const { institution } = custodian;
   const now = parts.now ?? (() => new Date());
-  let held: { jws: Promise<string>; atMs: number } | undefined;
+  let held: { jws: Promise<string>; kid: string; atMs: number } | undefined;
 
   async function make(): Promise<string> {
     const { signing, encryption } = await custodian.institutionKeys();
@@ -107,10 +109,11 @@ export function createDirectories(parts: {
   }
 
   return {
-    own() {
-      if (held === undefined || now().getTime() - held.atMs > HELD_MS) {
+    async own() {
+      const kid = jwkThumbprint((await custodian.institutionKeys()).signing);
+      if (held === undefined || held.kid !== kid || now().getTime() - held.atMs > HELD_MS) {
         const jws = make();
-        held = { jws, atMs: now().getTime() };
+        held = { jws, kid, atMs: now().getTime() };
         jws.catch(() => (held = undefined));
       }
       return held.jws;
@@ -120,6 +123,11 @@ export function createDirectories(parts: {
       const [row] = await database.query<{ jws: string }>(sql`select jws from directory_of where inst = ${inst}`);
       if (row === undefined) throw new CodedError('NOT_FOUND', { diagnostics: 'No directory of this institution was imported.' });
       return row.jws;
+    },
+    async holding(inst) {
+      const jws = await this.of(inst);
+      await openDirectory(database, jws, { ledgerId, now: now() });
+      return jws;
     },
     async known() {
       const rows = await database.query<{ inst: string }>(sql`select inst from directory_of order by inst`);
