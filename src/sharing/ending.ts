@@ -58,7 +58,12 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
     if (whole) {
       await tx.query(sql`update patient_link set detail = null, demographics_as_of = null where inst = ${inst} and pat = ${pat}`);
     }
-    if (keys.length === 0 && versions.length === 0 && rows === 0 && !opened.some(({ state }) => state === 'opened')) {
+    if (
+      keys.length === 0 &&
+      versions.length === 0 &&
+      rows === 0 &&
+      !opened.some(({ state }) => state === 'opened' || state === 'opening')
+    ) {
       // Nothing of theirs was ever here: no row for the officer, or a flood of grants would be one of ends.
       await tx.query(sql`delete from shared_category where ${at}`);
       return;

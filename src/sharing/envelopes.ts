@@ -72,6 +72,9 @@ export function createEnvelopes(
       if (publicJwk === undefined || !belongsTo(jwk, publicJwk)) throw new CodedError('ENVELOPE_KEY');
     }
     const holder = holderName(custodian.institution, of);
+    // From here on there may be a key of ours for the category: should we be killed, its end destroys it.
+    await database.query(sql`
+      update shared_envelope set state = 'opening' where inst = ${row.inst} and pat = ${row.pat} and category = ${category} and path = ${row.path} and state <> 'opened'`);
     const sealed = await Promise.all(
       content.keys.map(async ({ version, jwk }: { version: number; jwk: JWK }) => ({
         version,
@@ -109,6 +112,7 @@ export function createEnvelopes(
 
   async function failed(row: EnvelopeRow, error: unknown): Promise<void> {
     const code = codeOf(error) ?? 'INTERNAL';
+    if (code === 'STALE') return;
     const { inst, pat, category } = row;
     const attempts = row.attempts + 1;
     const final = FINAL.has(code) || code.startsWith('LINK_');

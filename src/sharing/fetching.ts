@@ -87,7 +87,9 @@ export function createFetching(
         }
       }
     };
-    await Promise.all(Array.from({ length: AT_ONCE }, worker));
+    // All of them, also where one fails with the database: none goes on beside the next pass.
+    const ended = await Promise.allSettled(Array.from({ length: AT_ONCE }, worker));
+    for (const one of ended) if (one.status === 'rejected') throw one.reason;
     return done;
   }
 
@@ -287,6 +289,7 @@ export function createFetching(
 
   async function failed(wanted: Wanted, error: unknown): Promise<void> {
     const code = codeOf(error) ?? 'INTERNAL';
+    if (code === 'STALE') return;
     const { inst, pat, category, recorder, document, version, n } = wanted;
     const attempts = wanted.attempts + 1;
     const final = FINAL.has(code);

@@ -39,8 +39,11 @@ export function createSharing(parts: SharingParts & { onError?: (error: Error) =
 
   async function work(): Promise<void> {
     for (let any = true; any && !closed; ) {
-      any = await takingUp.scan();
-      any = (await ending.finish()) || any;
+      const changed = await takingUp.scan();
+      any = await ending.finish();
+      // It wakes us again with its next block.
+      if (changed === 'behind') continue;
+      any ||= changed;
       for (const of of await envelopes.openSome()) {
         any = true;
         await takingUp.refresh(of);

@@ -51,10 +51,10 @@ export function createTakingUp(
     return { seen, height, behind: height < seen };
   }
 
-  /** Looks at what changed since the last time; true where it changed anything. */
-  async function scan(): Promise<boolean> {
+  /** Looks at what changed since the last time; true where it changed anything. `behind`: the view is being made anew. */
+  async function scan(): Promise<boolean | 'behind'> {
     const at = await heights(database);
-    if (at.behind) return false;
+    if (at.behind) return 'behind';
     const moment = now();
     const dirty = await changed(at.seen, moment);
     if (dirty.length === 0 && at.height === at.seen) return false;

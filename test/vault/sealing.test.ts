@@ -64,6 +64,10 @@ test(`what is sealed opens as it was (seed ${seed})`, async () => {
     manifest: fc.jsonValue(),
     resourceIds: fc.dictionary(fc.string(), fc.string()),
     clinicalTime: fc.constant('2026-01-02'),
+    covers: fc.constantFrom(
+      { start: '2025-01-01T00:00:00.000Z', end: '2026-01-02T23:59:59.999Z' },
+      { start: '-infinity', end: 'infinity' },
+    ),
   });
   await fc.assert(
     fc.asyncProperty(part, part, facts, async (pdf, bundle, given) => {

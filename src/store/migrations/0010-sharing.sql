@@ -46,7 +46,7 @@ create table shared_envelope (
   inst text not null, pat text not null, category text not null,
   path text not null, hash text not null, recipient text not null,
   statement text not null,                -- of the permission; for a key version its state key
-  state text not null default 'wanted' check (state in ('wanted', 'opened', 'refused')),
+  state text not null default 'wanted' check (state in ('wanted', 'opening', 'opened', 'refused')),
   code text, attempts integer not null default 0, retry_at timestamptz not null default now(),
   primary key (inst, pat, category, path)
 );
