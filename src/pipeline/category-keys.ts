@@ -17,7 +17,8 @@ export interface SealingKey {
  * projected the custodian's. What is asked in one turn of the event loop is one statement.
  *
  * Rejects with CATEGORY_KEY_UNPUBLISHED where the ledger has none for the category, and with KEY_DIFFERS, after `onDiffers` has heard
- * of it, where the ledger names a key that is not ours: nothing is ever sealed to that.
+ * of it, where the ledger names a key that is not ours: nothing is ever sealed to that. UNAVAILABLE where our view of the ledger has
+ * not come to the claim (it is being rebuilt): it is tried again.
  */
 export function createCategoryKeys(parts: {
   database: Database;
@@ -28,6 +29,7 @@ export function createCategoryKeys(parts: {
   const projected = gather((asks: readonly { pat: string; category: string }[]) => projectedKeys(database, custodian.institution, asks));
 
   async function ofCustody(pat: string, category: string, newest: ProjectedKey['newest']): Promise<SealingKey> {
+    if (await custodian.isReleased(pat)) throw behind();
     const own = await custodian.categoryKey(pat, category);
     if (newest === undefined) throw new CodedError('CATEGORY_KEY_UNPUBLISHED');
     // A version that was made and is not published yet is ahead of the ledger, which names one of those before it.
@@ -48,8 +50,12 @@ export function createCategoryKeys(parts: {
         return newest;
       }
       const own = await custodian.categoryKey(pat, category);
-      if (own === undefined) throw new CodedError('KEY_MISSING');
+      if (own === undefined) throw (await custodian.isReleased(pat)) ? behind() : new CodedError('KEY_MISSING');
       return own;
     },
   };
+}
+
+function behind(): CodedError {
+  return new CodedError('UNAVAILABLE', { diagnostics: 'The view of the ledger lies behind a claim.' });
 }

@@ -64,6 +64,8 @@ export interface Custodian {
    * making new ones. The same again does nothing; without custody it only sets the mark.
    */
   release(patient: string): Promise<void>;
+  /** Whether custody of this patient was ended by `release`. */
+  isReleased(patient: string): Promise<boolean>;
 
   /**
    * Envelope (protocol section 6) of all versions kept of a category key to a recipient's encryption key, `link` (a link code's

@@ -311,6 +311,7 @@ function build(institution: string, master: KeyObject, log: Awaited<ReturnType<t
       if (mark.durable) await mark.durable;
       await forget(custodyNames(patient));
     },
+    isReleased: async (patient) => isReleased(patient),
     /** A release that was killed between its mark and its end. */
     async finishReleases() {
       const left = [...ofPatient.keys()].filter(isReleased).flatMap(custodyNames);

@@ -4,6 +4,7 @@ import { compactDecrypt } from 'jose';
 import type { StepName } from '../../simulator/stories/steps.ts';
 import { codeOf } from '../../src/errors.ts';
 import { openAlarms } from '../../src/ledger/projection-alarms.ts';
+import { createCategoryKeys } from '../../src/pipeline/category-keys.ts';
 import { documentVersion } from '../../src/store/documents.ts';
 import { sql } from '../../src/store/sql.ts';
 import { readHeader } from '../../src/vault/sealed-object-format.ts';
@@ -134,6 +135,18 @@ test('after the claim it is sealed to the device’s keys; a version that the de
     assert.equal(now.key_version, 3);
     await readable(now, deviceOf(now));
   }
+
+  // While the view is being rebuilt the claim is not there yet: that is passing, and holds no record.
+  const patients = await core.database.query<{ pat: string }>(sql`select pat from projection.patient`);
+  const someone = patients[0]?.pat ?? '';
+  const keysOf = createCategoryKeys({ database: core.database, custodian: core.custodian, onDiffers: () => assert.fail('no alarm') });
+  await core.database.query(sql`update projection.patient set custody = true where pat = ${someone}`);
+  await assert.rejects(keysOf.sealingKey(someone, NOTE), (error) => codeOf(error) === 'UNAVAILABLE');
+  await core.database.query(sql`update projection.patient set inst = 'inst-none' where pat = ${someone}`);
+  await assert.rejects(keysOf.sealingKey(someone, NOTE), (error) => codeOf(error) === 'UNAVAILABLE');
+  await core.database.query(sql`update projection.patient set inst = ${core.institution}, custody = false where pat = ${someone}`);
+  assert.equal((await keysOf.sealingKey(someone, NOTE)).version, 2);
+  await assert.rejects(keysOf.sealingKey('pat-none', NOTE), (error) => codeOf(error) === 'KEY_MISSING');
 
   // Withdrawn: to a key of the institution alone, without any custody key.
   await versionsAfter(['course-entered-in-error']);
