@@ -28,6 +28,7 @@ import { createDirectories } from './membership/directory.ts';
 import { ensureInstitution } from './membership/institution.ts';
 import { createMembership } from './membership/members.ts';
 import { createMetrics } from './observe/metrics.ts';
+import { countLinks } from './sharing/link-rows.ts';
 import { createDatabase } from './store/database.ts';
 import { unnamedVersions } from './store/documents.ts';
 import { createGatheredReads } from './store/gathered-reads.ts';
@@ -138,6 +139,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
         const { height, ageMs } = await projection.freshness(maxStalenessMs);
         return { height, ageMs };
       },
+      linksHeld: async () => (await countLinks(database, new Date())).held,
       configHash: settings.config.hash,
     });
     core.observe(metrics);

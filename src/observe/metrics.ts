@@ -24,6 +24,8 @@ export interface Readings {
   openAlarms(): Promise<readonly { kind: string; count: number }[]>;
   /** What needs no ledger to answer. */
   projection(): Promise<{ height: number; ageMs: number | null }>;
+  /** Links with patients of other institutions that wait for a person. */
+  linksHeld(): Promise<number>;
   configHash: string;
 }
 
@@ -75,6 +77,7 @@ export function createMetrics(readings: Readings): Metrics {
     const { ageMs } = await readings.projection();
     return ageMs === null ? Number.NaN : ageMs / 1000;
   });
+  gauge('oncobridge_links_held', 'Links with patients of other institutions that wait for a person', () => readings.linksHeld());
   const open: Gauge = new Gauge({
     name: 'oncobridge_ledger_alarms_open',
     help: 'Alarms of the ledger and of the view of it that nobody has cleared, by kind',

@@ -57,7 +57,8 @@ test('a held link, on a terminal: both sides side by side, answered, and account
     const { links } = app.shared;
     await links.present(theirs, text);
     assert.equal(await links.compare(theirs, { ...LOVE, name: [{ family: 'Byronette', given: ['Mary'] }] }), 'held');
-    assert.match(await (await fetch(`${app.operationsUrl}/metrics`)).text(), /^oncobridge_alarms_total\{kind="link"\} 1$/m);
+    const metrics = await (await fetch(`${app.operationsUrl}/metrics`)).text();
+    for (const line of [/^oncobridge_alarms_total\{kind="link"\} 1$/m, /^oncobridge_links_held 1$/m]) assert.match(metrics, line);
     assert.match((await run(false, 'status')).out, /^links {5}.*, 1 HELD for a person: oncobridge link list$/m);
 
     const shown = await run(true, 'link', 'show', link, '--reveal');
