@@ -31,6 +31,7 @@ module.exports = {
     only('sharing-stands-apart', '^src/sharing/', '^src/(sharing|vault|store|ledger|records|audit|outbox)/|^src/(errors|ids|canonical-json)\\.ts', 'What other institutions share knows keys, rows, ledger and audit; the facade reads its tables, and nothing wakes it but the ledger and the clock.'),
     { name: 'pipeline-not-fhir', severity: 'error', comment: 'app.ts hands each what it needs of the other.', from: { path: '^src/pipeline/' }, to: { path: '^src/(fhir|http)/' } },
     { name: 'fhir-not-pipeline', severity: 'error', from: { path: '^src/fhir/' }, to: { path: '^src/pipeline/' } },
+    { name: 'device-knows-neither-facade-nor-pipeline', comment: 'What a device signs goes to the ledger; app.ts hands it what it needs.', severity: 'error', from: { path: '^src/device/' }, to: { path: '^src/(fhir|pipeline|http)/' } },
     { name: 'only-cli-and-app-know-all', severity: 'error', from: { path: '^src/', pathNot: '^src/(cli/|main\\.ts|app\\.ts|app/)' }, to: { path: '^src/(cli/|main\\.ts|app\\.ts|app/)' } },
     { name: 'src-not-simulator', severity: 'error', from: { path: '^src/', pathNot: '^src/cli/' }, to: { path: '^(simulator|bench|test|network|chaincode)/' } },
     only('network-stands-alone', '^network/', '^src/(errors|ids)\\.ts|^src/store/(folder-lock|process-alive)\\.ts|^src/cli/run\\.ts|^src/ledger/fabric/connection\\.ts', 'It runs any chaincode, and knows no client but the shape of a connection.'),
