@@ -55,7 +55,7 @@ export interface Directories {
   holding(institution: string): Promise<string>;
   /** Institutions of which there is one, the own first. */
   known(): Promise<string[]>;
-  /** Takes a directory of another institution in the place of an older one. DIRECTORY_… where it does not hold, CONFLICT where it is older. */
+  /** Takes a directory of another institution in the place of an older one. DIRECTORY_… where it does not hold, CONFLICT where it is older, BAD_REQUEST for the own one. */
   import(jws: string): Promise<DirectoryReport>;
   /** What it says, held against the ledger as it is now. DIRECTORY_… where the directory itself does not hold. */
   report(jws: string): Promise<DirectoryReport>;
@@ -136,7 +136,8 @@ export function createDirectories(parts: {
     report,
     async import(jws) {
       const found = await report(jws);
-      if (found.institution === institution) throw new CodedError('CONFLICT', { diagnostics: "It is this institution's own directory." });
+      if (found.institution === institution)
+        throw new CodedError('BAD_REQUEST', { diagnostics: "It is this institution's own directory." });
       const wrong = found.members.find((member) => member.onLedger !== 'as listed');
       if (wrong !== undefined) throw new CodedError('DIRECTORY_MEMBER', { diagnostics: `${wrong.id}: ${wrong.onLedger}.` });
       const [former] = await database.query<{ jws: string }>(sql`select jws from directory_of where inst = ${found.institution}`);

@@ -64,7 +64,7 @@ test('a directory says who works there, and the ledger bears it out', async () =
   assert.equal(await ours().of(AWAY), jws);
   assert.deepEqual(await ours().known(), [world.institution, AWAY]);
   await assert.rejects(ours().of('inst-other'), refusedWith('NOT_FOUND'));
-  await assert.rejects(ours().import(await ours().own()), refusedWith('CONFLICT'));
+  await assert.rejects(ours().import(await ours().own()), refusedWith('BAD_REQUEST'));
   await assert.rejects(
     ours().import(await signed({ issued: new Date(Date.now() - DAY_MS).toISOString() })),
     refusedWith('CONFLICT'),
