@@ -19,6 +19,8 @@ import { CodedError, codeOf } from '../../src/errors.ts';
 import type { Finding } from '../../src/ledger/fabric/finding.ts';
 import { newLedgerId } from '../../src/ledger/founding.ts';
 import type { CosignedFile } from '../../src/membership/cosigned-file.ts';
+import { projectedInstitution, type RotatedKeys } from '../../src/membership/institution-keys.ts';
+import { jwkThumbprint } from '../../src/vault/thumbprint.ts';
 import { rawBlocks } from '../fabric/raw-blocks.ts';
 import { fabricTest } from '../fabric/test-network.ts';
 import { createBlockLinter } from '../privacy/block-linter.ts';
@@ -165,6 +167,42 @@ describe('config/production.yaml on a Fabric network of three institutions', fab
     assert.equal(examined, 0, JSON.stringify(findings));
     assert.equal(findings.find((one) => one.check === 'endorsement policy')?.state, 'ok');
     assert.equal(findings.find((one) => one.check === 'clocks')?.state, 'ok');
+  });
+
+  test('an institution turns to new keys: everybody sees them, and it goes on; a lost key takes two others', async () => {
+    const { data } = await settings();
+    const operations = { ...home.operations, stop: async () => ({ pid: 0 }) };
+    const control = await startControlServer({ file: controlFile(data), facade: home.facadeUrl, operations, onError() {} });
+    const { member } = await home.operations.memberAdd({ name: 'Dr. Leaving', role: 'clinician' });
+    const before = await home.core.custodian.institutionKeys();
+    const rotated = await cli(site.config, 'institution', 'rotate-key');
+    assert.equal(rotated.code, 0, rotated.err);
+    const { version, thumbprint } = rotated.result as RotatedKeys;
+    const now = await home.core.custodian.institutionKeys();
+    assert.deepEqual([version, thumbprint === jwkThumbprint(now.signing), now.version], [2, true, before.version + 1]);
+    // A statement of the institution, by its new key.
+    const suspended = await cli(site.config, 'member', 'suspend', member);
+    assert.equal(suspended.code, 0, suspended.err);
+
+    const path = join(folder, 'rotation.json');
+    const exported = await cli(second, 'institution', 'rotate-key', '--export', path);
+    assert.equal(exported.code, 0, exported.err);
+    const file = exported.result as CosignedFile;
+    assert.equal((await cli(site.config, 'ledger', 'cosign', path, '--thumbprint', file.thumbprint)).code, 0);
+    const alone = await cli(site.config, 'ledger', 'submit', path);
+    assert.deepEqual([alone.code, /SIGNERS_MISSING/.test(alone.err)], [1, true], alone.err);
+    await control.close();
+
+    // The other one's server, whose next keys are made and not used, and whose view has the first one's.
+    const theirs = await start(await settings(second));
+    const seen = await projectedInstitution(theirs.core.database, home.core.institution);
+    assert.deepEqual([seen?.version, seen && jwkThumbprint(seen.signing)], [2, thumbprint]);
+    assert.equal((await theirs.core.custodian.institutionKeys()).version, 1);
+    assert.ok((await theirs.operations.verify({})).ok);
+    await stop(theirs);
+    await stop(home);
+    home = await start(await settings());
+    assert.equal(jwkThumbprint((await home.core.custodian.institutionKeys()).signing), thumbprint);
   });
 
   test('while the own peer is away: a start comes up without it, says so, and recovers by itself', async () => {
