@@ -283,7 +283,13 @@ export function createPatientDevice(options: {
       version,
     });
     const args = [jws('publishCategoryKey', payload)];
-    return send({ transaction: 'publishCategoryKey', args, envelopes: envelopes.map(({ text }) => text) }, via);
+    try {
+      return await send({ transaction: 'publishCategoryKey', args, envelopes: envelopes.map(({ text }) => text) }, via);
+    } catch (error) {
+      // A version that never came to stand must go into no envelope. One whose answer is out may stand yet.
+      if (!memory.unsent.some((one) => one.body.args[0] === args[0])) versions.splice(versions.indexOf(made), 1);
+      throw error;
+    }
   }
 
   return {

@@ -448,9 +448,15 @@ describe('the door for what patients sign on their own device, on a whole server
     assert.ok(sent !== undefined && sent.block > granted.block);
     assert.equal(revived.toJSON().unsent.length, 0);
     assert.equal(await count(clinician, laboratory), 0);
+    // Another device with the same keys was first: this one keeps no version that nobody knows.
+    const twin = deviceOf(patient, { memory: revived.toJSON() });
+    await twin.rotateCategoryKey({ category: dose });
+    const before = revived.toJSON().categories[dose]?.length;
+    await assert.rejects(revived.rotateCategoryKey({ category: dose }), /VERSION_STALE/);
+    assert.equal(revived.toJSON().categories[dose]?.length, before);
     await assert.rejects(deviceOf(other).grant({ grantee, categories: [dose] }), /no key of|ON_BEHALF/);
     await assert.rejects(async () => deviceOf(other, { memory: former }), /another device/);
-    device = revived;
+    device = twin;
   });
 
   test('the same statement at once from several sides is one; one that the ledger refuses late denies nobody any more', async () => {
