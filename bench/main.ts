@@ -5,6 +5,7 @@ import { benchConsentedRead } from './consented-read.ts';
 import { benchDecision } from './decision.ts';
 import { benchFabric } from './fabric.ts';
 import { benchGrowth } from './growth.ts';
+import { benchInstitutions } from './institutions.ts';
 import { benchPdf } from './pdf.ts';
 import { benchPipeline } from './pipeline.ts';
 import type { BenchOptions, BenchRow } from './row.ts';
@@ -30,6 +31,11 @@ const BENCHES: Readonly<Record<string, Bench>> = {
   fabric: {
     what: 'entries on a Fabric network of three institutions, beside a chaincode that only puts',
     run: benchFabric,
+    named: true,
+  },
+  institutions: {
+    what: 'what sharing between three institutions takes, at rest and at 10, 100 and 1,000 documents',
+    run: benchInstitutions,
     named: true,
   },
   growth: { what: 'a read among ten thousand documents and among a million', run: benchGrowth, named: true },

@@ -6,6 +6,7 @@ import type { JWK } from 'jose';
 import { ARIA_PROFILE, ARIA_SCOPES, createAriaTokenService } from './aria-api.ts';
 import { clientKeyOf, createSmartSignIn, EHR_PROFILE, EHR_SCOPES } from './ehr.ts';
 import { publishExtraPatients } from './extra-patients.ts';
+import { extraReportDrafts } from './extra-reports.ts';
 import { createFaults, type Fault } from './faults.ts';
 import { type BinaryContent, createFhirServer, type LoggedRequest } from './fhir-server.ts';
 import { createRecordStore, type Draft, type SourceName } from './record-store.ts';
@@ -36,6 +37,8 @@ export interface SimulatorOptions {
   today?: string;
   /** More patients for load and crash tests: per patient 18 records in the four streams, 4 subjects. */
   extraPatients?: number;
+  /** Laboratory reports of persons of the stories beside those that the stories tell, for measuring. */
+  extraReports?: Readonly<Partial<Record<keyof typeof PEOPLE, number>>>;
   /** Another hospital, which knows these persons of the stories by numbers of its own; none of the stories' records. */
   otherHospital?: readonly OtherPatient[];
 }
@@ -205,6 +208,8 @@ export async function createSimulator(options: SimulatorOptions = {}): Promise<S
     source === 'ehr' ? new Date(nowMs).toISOString() : new Date(nowMs - 5 * 3_600_000).toISOString().replace('Z', '-05:00');
   tell(true);
   publishExtraPatients(extraPatients, seed, stores, versionOf);
+  for (const [key, count = 0] of Object.entries(options.extraReports ?? {}) as [keyof typeof PEOPLE, number | undefined][])
+    for (const draft of extraReportDrafts(PEOPLE[key], count)) stores.ehr.put(draft, undefined, (atMs) => versionOf(draft, atMs));
 
   const republish = (type: string, id: string, change: 'touch' | 'delete') => {
     const head = stores.ehr.head(type, id);
