@@ -373,9 +373,9 @@ async function residentBytes(pid: number): Promise<number> {
 
 async function cpuSeconds(pid: number): Promise<number> {
   const line = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
-  // Counted from behind the name in parentheses: user and system time in hundredths of a second.
+  // Counted from behind the name in parentheses: user and system time in hundredths of a second, its own and of children that ended.
   const fields = line.slice(line.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) / 100;
+  return [11, 12, 13, 14].reduce((all, at) => all + Number(fields[at] ?? 0), 0) / 100;
 }
 
 /** The log's lines from `from` bytes on. */
