@@ -105,7 +105,7 @@ export const ERRORS = {
   CATEGORY_KEY_UNPUBLISHED: {
     status: 503,
     issue: 'transient',
-    text: "The ledger has no key for this category of the patient's. It waits until the patient's device publishes one.",
+    text: "The ledger has no key of the patient's for this category. It waits until the patient's device publishes one.",
   },
   CUSTODY_REFUSED: {
     status: 403,

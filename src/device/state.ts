@@ -1,3 +1,4 @@
+import { rotationDue } from '../consent/rotation-due.ts';
 import { CodedError } from '../errors.ts';
 import type { EncryptionJwk } from '../ledger/contract/host.ts';
 import * as keys from '../ledger/contract/keys.ts';
@@ -25,6 +26,8 @@ export interface DeviceState extends View {
   categories: readonly { category: string; version: number; keys: readonly ({ version: number } & CategoryKeyState)[] }[];
   /** The head of each, whoever granted it; `clauses` is the whole list in force. */
   permissions: readonly ({ grantor: string; grantee: string; category: string; sequence: number } & PermissionState)[];
+  /** Categories whose key wants a new version: somebody has lost them since, and nobody signed the next. None in custody. */
+  rotationDue: readonly string[];
 }
 
 export interface InstitutionOnLedger extends View {
@@ -98,6 +101,7 @@ export function createStateReading(parts: {
           core: found.core,
           categories: [...versions].map(([category, all]) => ({ category, version: all.at(-1)?.version ?? 0, keys: all })),
           permissions,
+          rotationDue: await rotationDue(tx, { institution, patient }, new Date()),
         };
       }, 'repeatable read');
     },

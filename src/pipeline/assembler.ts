@@ -198,7 +198,7 @@ export function createAssembler(parts: {
     const { category, document } = draft.subject;
     if (codeOf(error) !== 'CATEGORY_KEY_UNPUBLISHED') return quarantine(pendingOf(draft), error);
     await waitForCategoryKey(database, pendingOf(draft), category);
-    log.info({ document, category }, 'records wait: the patient holds their own keys and has published none for the category');
+    log.info({ document, category }, 'records wait: no key of the patient for the category is published');
   }
 
   /** A record that cannot be worked is held with its bytes for a person; the others go on. Passing faults are thrown on. */

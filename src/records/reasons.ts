@@ -51,7 +51,7 @@ export const REASONS = {
   ATTACHMENT_REFUSED: { kind: 'quarantine', text: 'An attachment lies at an address that must not be opened.' },
   CATEGORY_KEY_UNPUBLISHED: {
     kind: 'quarantine',
-    text: 'The patient holds their own keys and has published none for this category. Kept under the institution’s own key, and filed by itself once there is one.',
+    text: 'The ledger has no key of the patient’s for this category, which was added after their claim or enrolment. Kept under the institution’s own key, and filed by itself once the patient’s device has published one.',
   },
   CATEGORY_KEY_DIFFERS: {
     kind: 'quarantine',
