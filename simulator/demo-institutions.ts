@@ -119,14 +119,18 @@ export async function tellInstitutions(options: {
 
   story.title('The patient grants this clinician the radiation dose, with the code inside a sealed envelope');
   const grantedAt = performance.now();
-  const { grantee } = await device.grant({ code: code.text, categories: [SHARED] });
+  const { grantee, shown: person } = await device.grant({ code: code.text, categories: [SHARED] });
   const answeredMs = performance.now() - grantedAt;
   const { ms, waited } = await acts.firstReadable(clinicianToken, patient, grantedAt);
   story.request('patient', 'at A: signed on the device (radiation dose)', `committed, ${Math.round(answeredMs)} ms`);
+  assert.ok(person !== undefined);
+  story.line(
+    `  Before it signs, the device shows whom to, by B's signed directory: ${person.name}, ${person.role}, ${person.institution}.`,
+  );
   story.line(
     `  B saw the permission on its ledger, opened the envelope, matched the code, fetched the sealed objects, compared the person.`,
   );
-  story.line(`  From the grant to the first readable document at B: ${Math.round(ms)} ms. Until then it answered ${said(waited)}.`);
+  story.line(`  From the grant to the first readable document at B: ${Math.round(ms)} ms. Until then it answered ${inWords(waited.slice(0, -1))}.`);
 
   story.title('Nothing tells A, or anybody, when B reads');
   const seenOn = await acts.read(b, clinicianToken, patient, SHARED);
@@ -268,9 +272,7 @@ function tellKept({ acts, cast, story }: { acts: Acts; cast: Cast; story: Story 
 
 const seconds = (from: number): string => `${((Date.now() - from) / 1000).toFixed(1)} s`;
 
-/** What was answered how often, in words. */
-function said(waited: Readonly<Record<string, number>>): string {
-  return Object.entries(waited)
-    .map(([answer, times]) => `${answer} (${times} times)`)
-    .join(', ');
+/** What was answered how often, one after the other, in words. */
+function inWords(waited: readonly { said: string; times: number }[]): string {
+  return waited.map(({ said, times }) => `${said} (${times === 1 ? 'once' : `${times} times`})`).join(', then ');
 }

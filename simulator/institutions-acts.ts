@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { statSync } from 'node:fs';
-import type { Bundle, DocumentReference, FhirResource } from 'fhir/r4.js';
+import { join } from 'node:path';
+import type { Bundle, DocumentReference, FhirResource, OperationOutcome } from 'fhir/r4.js';
 import { pause } from '../network/processes.ts';
 import type { PullReport, SharingReport, StatusReport, VerifyResult } from '../src/cli/operations.ts';
 import { createFabricLedger } from '../src/ledger/fabric/fabric-ledger.ts';
@@ -159,13 +160,18 @@ export function createActs(site: InstitutionsSite) {
     return settled(at);
   }
 
+  /** Members of B and C; B hands its signed directory to the others, so that devices show who a grant is to. */
   async function staff(): Promise<Staff> {
     const [clinician, stranger] = await Promise.all([
       member(b, 'Dr. Ana Ruiz, Medical Oncology', 'clinician'),
       member(c, 'Dr. Kit Moran, Internal Medicine', 'clinician'),
     ]);
     const bystander = await member(b, 'Dr. Ulf Brandt, Dermatology', 'clinician');
-    return { clinician, bystander, stranger, officer: await member(b, 'Jo Park, Privacy Office', 'privacy-officer') };
+    const officer = await member(b, 'Jo Park, Privacy Office', 'privacy-officer');
+    const directory = join(site.folder, 'b.directory');
+    await b.cli(['directory', 'export', '--out', directory]);
+    await Promise.all([a, c].map((one) => one.cli(['directory', 'import', directory])));
+    return { clinician, bystander, stranger, officer };
   }
   /** One whom both know, with the device that will hold their keys. */
   async function patientOf(person: keyof typeof NUMBERS): Promise<SharingPatient> {
@@ -181,14 +187,20 @@ export function createActs(site: InstitutionsSite) {
     b.cli(['link', 'create', '--patient', patient, '--clinician', clinician, '--by', clinician]);
 
   /** Waits until B serves the patient's documents of the category to this reader; milliseconds from `from` to the first PDF in hand. */
-  async function firstReadable(bearer: string, patient: string, from: number): Promise<{ ms: number; waited: Record<string, number> }> {
-    const waited: Record<string, number> = {};
+  async function firstReadable(
+    bearer: string,
+    patient: string,
+    from: number,
+  ): Promise<{ ms: number; waited: readonly { said: string; times: number }[] }> {
+    const waited: { said: string; times: number }[] = [];
     await until(
       'the first document is readable at B',
       async () => {
         const list = await matches<DocumentReference>(b, bearer, `DocumentReference?patient=${patient}&category=${SHARED}`);
-        const said = Array.isArray(list) ? `200, ${list.length}` : String(list.status);
-        waited[said] = (waited[said] ?? 0) + 1;
+        const said = Array.isArray(list) ? `200, ${list.length}` : `${list.status} ${codesIn(list)}`;
+        const newest = waited.at(-1);
+        if (newest?.said === said) newest.times += 1;
+        else waited.push({ said, times: 1 });
         const [first] = Array.isArray(list) ? list : [];
         if (first === undefined) return undefined;
         return (await call(b, bearer, pdfPath(first), { accept: 'application/pdf' })).status === 200 ? first : undefined;
@@ -319,3 +331,6 @@ export function createActs(site: InstitutionsSite) {
     agree,
   };
 }
+
+const codesIn = ({ json }: Answer): string =>
+  ((json as OperationOutcome | undefined)?.issue ?? []).map((issue) => issue.details?.coding?.[0]?.code ?? issue.code).join(', ');
