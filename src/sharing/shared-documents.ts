@@ -47,7 +47,7 @@ const FHIR_ID = /^[A-Za-z0-9.-]{1,64}$/;
 const TYPE = /^[A-Z][A-Za-z]{2,39}$/;
 /** Who stands in these stands in a directory of ours, or on the ledger; a document brings none. */
 const DIRECTORY = new Set(['Practitioner', 'PractitionerRole', 'Organization', 'Location']);
-const NEVER = new Set(['Patient', 'Consent', 'AuditEvent', 'Binary', 'Bundle', 'DocumentReference', 'Provenance', 'Composition']);
+const NEVER = new Set(['Patient', 'Consent', 'AuditEvent', 'Binary', 'Bundle']);
 /** A narrative as `reidentify` leaves it: paragraphs of escaped text. */
 const PLAIN_NARRATIVE = /^<div xmlns="http:\/\/www\.w3\.org\/1999\/xhtml">(?:<p>[^<>]*<\/p>)*<\/div>$/;
 
@@ -76,9 +76,7 @@ export function sharedDocument(of: Received, opened: Pick<OpenedObject, 'inner' 
     if (type === 'Patient') {
       if (id !== pat || patient !== undefined) throw refused('It is about another patient.');
       patient = resource;
-    } else if (
-      type === 'DocumentReference' ? id === document : type === 'Provenance' ? id === provenance : !NEVER.has(type) && named.has(key)
-    ) {
+    } else if (key === `DocumentReference/${document}` || key === `Provenance/${provenance}` || (!NEVER.has(type) && named.has(key))) {
       if (!DIRECTORY.has(type)) kept.push({ key, resource });
     } else throw refused('An id is none that its header names.');
   }
@@ -91,7 +89,7 @@ export function sharedDocument(of: Received, opened: Pick<OpenedObject, 'inner' 
   const rows = kept.map(({ key, resource }): ParsedResource => {
     const clean = cleaned(resource, scope);
     const [type = '', id = ''] = key.split('/');
-    return { type, id, resource: type === 'DocumentReference' ? withFacts(clean, document, opened.pdf) : clean };
+    return { type, id, resource: key === `DocumentReference/${document}` ? withFacts(clean, document, opened.pdf) : clean };
   });
   const received = receivedProvenance(of);
   return {
@@ -139,7 +137,8 @@ function namedIds(resourceIds: unknown): Set<string> {
   const named = new Set<string>();
   for (const [ref, id] of Object.entries(resourceIds)) {
     const [type = ''] = ref.split('/');
-    if (typeof id !== 'string' || !FHIR_ID.test(id)) throw refused('Its header names what is no id.');
+    // As every assembler makes them: neither a document's, a patient's nor a consent's id, whoever's it may be.
+    if (typeof id !== 'string' || !isId('res', id)) throw refused('Its header names what is no id of a resource.');
     if (!NEVER.has(type)) named.add(`${type}/${id}`);
   }
   return named;

@@ -24,6 +24,8 @@ afterEach(() => {
   w.alarms.length = 0;
 });
 
+const GIVEN_OUT = newId('res');
+
 type Row = Record<string, unknown>;
 const heldOf = (patient: string) =>
   w.database.query<Row & { document: string; version: number; pointer: string; wrap: string; n: number }>(
@@ -320,8 +322,17 @@ describe('what cannot be had', () => {
       'a Consent',
       {
         spoil: (p) => {
-          p.resourceIds['Consent/c'] = 'con-x';
-          p.bundle.entry.push({ resource: { resourceType: 'Consent', id: 'con-x' } });
+          p.resourceIds['Consent/c'] = GIVEN_OUT;
+          p.bundle.entry.push({ resource: { resourceType: 'Consent', id: GIVEN_OUT } });
+        },
+      },
+      'SHARED_CONTENT',
+    ],
+    [
+      "an id of another kind: a document's, to be there before it",
+      {
+        spoil: ({ resourceIds }) => {
+          resourceIds['Observation/z'] = newId('doc');
         },
       },
       'SHARED_CONTENT',
@@ -386,8 +397,12 @@ describe('what cannot be had', () => {
     await w.pass();
     const theirs = `res-${filed.document.slice(4)}`;
     // The id of another patient's resource, one that the pipeline has given out, a directory's, a patient's of ours.
-    await w.database.query(sql`insert into resource_identity (key, id) values ('k', 'res-given-out') on conflict do nothing`);
-    for (const id of [theirs, 'res-given-out', other.own]) {
+    await w.database.query(sql`insert into resource_identity (key, id) values ('k', ${GIVEN_OUT}) on conflict do nothing`);
+    const listed = newId('res');
+    await w.database.query(
+      sql`insert into directory_resource (id, type, version, last_updated, content, elements, strings, body) values (${listed}, 'Practitioner', 1, now(), '', '{}', '{}', '{}')`,
+    );
+    for (const id of [theirs, GIVEN_OUT, listed]) {
       await w.file(other.patient, {
         spoil: ({ bundle, resourceIds }) => {
           resourceIds['Observation/src-9'] = id;

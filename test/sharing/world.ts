@@ -333,7 +333,7 @@ export async function createWorld(options: { parts?: Partial<SharingParts>; quot
         configHash: 'd'.repeat(64),
       } satisfies Manifest;
       const observation = `res-${document.slice(4)}`;
-      const practitioner = 'res-practitioner0000000000000001';
+      const practitioner = `res-${'p'.repeat(26)}`;
       const header = { title: 'Laboratory report', status: 'final', dateOfService: '2026-10-30' };
       const reference = documentReference({
         manifest,
