@@ -98,7 +98,7 @@ export function person(name: string, pat: string): PatientActor {
 }
 
 export async function createWorld(
-  options: { settings?: object; http?: Partial<HttpAppOptions>; parts?: Partial<FacadeParts> } = {},
+  options: { settings?: object; http?: Partial<HttpAppOptions>; parts?: Partial<FacadeParts>; blobs?: BlobStore } = {},
 ): Promise<World> {
   const { database, url, close } = await withTestDatabase();
   const reads = createGatheredReads({ url });
@@ -110,7 +110,7 @@ export async function createWorld(
   });
   const rows = createSealedRows({ custodian });
   const sealer = createSealer({ custodian });
-  const blobs = createFileBlobs({ directory: join(directory, 'blobs') });
+  const blobs = options.blobs ?? createFileBlobs({ directory: join(directory, 'blobs') });
   await database.query(
     sql`create table test_grant (actor text, inst text, pat text, category text, data_start timestamptz, data_end timestamptz)`,
   );

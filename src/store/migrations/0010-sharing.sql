@@ -82,7 +82,8 @@ create table shared_version (
   fetched_at timestamptz not null default now(),
   primary key (recorder, document, version)
 );
-create index shared_version_of on shared_version (inst, pat, category);
+-- With the document, so that looking for one of a patient's documents reads one row, also before the table was ever analyzed.
+create index shared_version_of on shared_version (inst, pat, category, recorder, document);
 create index shared_version_pointer on shared_version (pointer);
 -- What was ended and deleted, for the privacy officer; an audit event of the same moment is in the anchored tree.
 create table sharing_end (
