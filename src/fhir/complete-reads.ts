@@ -64,19 +64,23 @@ export function createCompleteReads(parts: Pick<FacadeParts, 'database' | 'reada
     return row?.linked === true;
   }
 
-  /** What is on the ledger for this caller and not here, over the whole of a category: of what is not here no time is known. */
+  /**
+   * What is on the ledger for this caller and not here, over the whole of a category: of what is not here no time is known. A patient of
+   * whom something stayed missing holds up nobody else's searches, whatever more of theirs comes.
+   */
   function lack(caller: Caller, which: SqlFragment, names: readonly string[]): SqlFragment {
-    return sql`(select ${LINKED}, coalesce(bool_or(o.state is null or o.state = 'wanted'), false) as fetching,
-        coalesce(bool_or(o.state <> 'wanted'), false) as given_up,
-        coalesce(bool_or(o.state <> 'wanted' and d.pat = any(${names}::text[])), false) as given_up_named
-      from patient_link l join shared_category c on c.inst = l.inst and c.pat = l.pat and c.state = 'live'
-        join projection.document d on d.inst = c.inst and d.pat = c.pat and d.category = c.category and not d.withdrawn
-        left join shared_object o on o.recorder = d.recorder and o.document = d.doc and o.version = d.version and o.n = d.n
-      where l.state in ('bound', 'confirmed') and d.recorder <> ${own} and ${which}
-        and not exists (select 1 from shared_version v
-          where v.recorder = d.recorder and v.document = d.doc and v.version = d.version and v.commitment = d.commitment
-            and v.inst = d.inst and v.pat = d.pat and v.category = d.category)
-        and exists (select 1 from (${scopeOf(parts, caller)}) s where s.inst = c.inst and s.pat = c.pat and s.category = c.category)) lack`;
+    return sql`(select ${LINKED}, coalesce(bool_or(not p.missing), false) as fetching, coalesce(bool_or(p.missing), false) as given_up,
+        coalesce(bool_or(p.missing and p.pat = any(${names}::text[])), false) as given_up_named
+      from (select l.pat, bool_or(coalesce(o.state, 'wanted') <> 'wanted') as missing
+        from patient_link l join shared_category c on c.inst = l.inst and c.pat = l.pat and c.state = 'live'
+          join projection.document d on d.inst = c.inst and d.pat = c.pat and d.category = c.category and not d.withdrawn
+          left join shared_object o on o.recorder = d.recorder and o.document = d.doc and o.version = d.version and o.n = d.n
+        where l.state in ('bound', 'confirmed') and d.recorder <> ${own} and ${which}
+          and not exists (select 1 from shared_version v
+            where v.recorder = d.recorder and v.document = d.doc and v.version = d.version and v.commitment = d.commitment
+              and v.inst = d.inst and v.pat = d.pat and v.category = d.category)
+          and exists (select 1 from (${scopeOf(parts, caller)}) s where s.inst = c.inst and s.pat = c.pat and s.category = c.category)
+        group by l.inst, l.pat) p) lack`;
   }
 
   async function search<Row extends object>(

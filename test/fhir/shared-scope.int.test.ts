@@ -33,7 +33,9 @@ const often = <T>(usual: T, others: readonly T[]): T[] => [...others.map(() => u
 const LINKS = often('confirmed', ['bound', 'held', 'rejected', 'none']);
 const STATES = often('live', ['waiting', 'refused', 'ending', 'none']);
 const HOLDINGS =
-  'held held held missing refused missing held held held resealed withdrawn unseen noticed newer other-patient other-category'.split(' ');
+  'held held held missing held refused held held newer other-category newer other-category resealed withdrawn unseen noticed other-patient'.split(
+    ' ',
+  );
 
 interface Place {
   inst: string;
@@ -156,6 +158,8 @@ interface Expected {
 function expectedOf(world: World, places: readonly Place[], q: Asked): Expected {
   const scope = expectedScope(world, decisionState(world), q);
   const expected: Expected = { rows: [], own: [], fetching: false, incomplete: false };
+  const fetching = new Set<string>();
+  const missing = new Set<string>();
   for (const place of places) {
     const { inst, link, state, holding, moment } = place;
     const periods = scope.get(`${inst}/${place.pat}/${place.category}`);
@@ -171,11 +175,12 @@ function expectedOf(world: World, places: readonly Place[], q: Asked): Expected 
       continue;
     }
     if (state !== 'live' || (link !== 'confirmed' && link !== 'bound') || holding === 'withdrawn') continue;
-    if (holding === 'missing' || holding === 'refused') expected.incomplete = true;
-    else if (holding !== 'held' && holding !== 'resealed') expected.fetching = true;
+    if (holding === 'missing' || holding === 'refused') missing.add(place.pat);
+    else if (holding !== 'held' && holding !== 'resealed') fetching.add(place.pat);
     else if (link === 'confirmed' && inside) expected.rows.push(nameOf(place));
   }
-  return expected;
+  // Whoever has something that stayed missing holds up no other's search.
+  return { ...expected, fetching: fetching.difference(missing).size > 0, incomplete: missing.size > 0 };
 }
 
 test('the rows that are served are those that the decision permits, linked, live and held; what is permitted and not held is said', async () => {
@@ -237,10 +242,10 @@ test('the rows that are served are those that the decision permits, linked, live
         }
       },
     ),
-    { numRuns: 16, seed: Number(process.env['SEED'] ?? 20261124), endOnFailure: true },
+    { numRuns: 20, seed: Number(process.env['SEED'] ?? 20261124), endOnFailure: true },
   );
   assert.ok(
-    Object.values(met).every((n) => n > 6),
+    Object.values(met).every((n) => n > 3),
     JSON.stringify(met),
   );
 });

@@ -140,6 +140,46 @@ describe('what is held', () => {
     assert.deepEqual(world.alarms, []);
   });
 
+  test('is served by every word that the ledger and our row of it say alike, and by none less', async () => {
+    await shared.document(theirDocument(XENIA, 'x1'), 'held');
+    const wrong = [
+      sql`update shared_version set version = 9`,
+      sql`update shared_version set recorder = 'inst-c'`,
+      sql`update shared_version set document = 'doc-x9'`,
+      sql`update shared_version set commitment = 'x'`,
+      sql`update shared_version set inst = 'inst-c'`,
+      sql`update shared_version set pat = ${YUSUF}`,
+      sql`update shared_version set category = 'radiation-dose'`,
+      sql`update projection.document set version = 9 where doc = 'doc-x1'`,
+      sql`update projection.document set commitment = 'x' where doc = 'doc-x1'`,
+    ];
+    const elsewhere = [
+      sql`update projection.document set recorder = 'inst-c' where doc = 'doc-x1'`,
+      sql`update projection.document set inst = 'inst-c' where doc = 'doc-x1'`,
+      sql`update projection.document set pat = 'pat-z' where doc = 'doc-x1'`,
+      sql`update projection.document set category = 'radiation-dose' where doc = 'doc-x1'`,
+    ];
+    const [held] = await world.database.query(sql`select * from shared_version`);
+    const [entry] = await world.database.query(sql`select * from projection.document where doc = 'doc-x1'`);
+    for (const [n, update] of [...wrong, ...elsewhere].entries()) {
+      await world.database.query(update);
+      assert.notEqual((await get('Observation/obs-x1-0')).status, 200, `${n}`);
+      const search = await get(`Observation?patient=${XENIA}`);
+      // What the ledger has of this patient and category is waited for; what it has not is nothing.
+      if (n < wrong.length) assert.equal(search.status, 503, `${n}`);
+      else assert.equal(ids(search.body).length, 0, `${n}`);
+      await world.database.query(sql`truncate shared_version`);
+      await world.database.query(
+        sql`insert into shared_version select * from jsonb_populate_record(null::shared_version, ${JSON.stringify(held)}::jsonb)`,
+      );
+      await world.database.query(sql`delete from projection.document where doc = 'doc-x1'`);
+      await world.database.query(
+        sql`insert into projection.document select * from jsonb_populate_record(null::projection.document, ${JSON.stringify(entry)}::jsonb)`,
+      );
+      await get('Observation/obs-x1-0').expect(200);
+    }
+  });
+
   test('is nothing while nobody is linked, a person still looks, or the keys are not here', async () => {
     await shared.document(theirDocument(XENIA, 'x1'), 'held');
     await shared.document(theirDocument(XENIA, 'x2'), 'missing');
@@ -286,6 +326,16 @@ describe('what is not held', () => {
       await refusedAs('Observation', 'NOT_FETCHED', 503);
     });
   }
+
+  test('who withholds one object after the other keeps no search of other patients waiting', async () => {
+    await shared.document(theirDocument(XENIA, 'x1'), 'missing');
+    await shared.document(theirDocument(XENIA, 'x2'), 'unseen');
+    assert.deepEqual(codesOf((await get('Observation').expect(200)).body), ['INCOMPLETE']);
+    await refusedAs(`Observation?patient=${XENIA}`, 'NOT_FETCHED', 503);
+    await refusedAs('DocumentReference/doc-x2', 'NOT_FETCHED', 503);
+    await shared.document(theirDocument(YUSUF, 'y1'), 'unseen');
+    await refusedAs('Observation', 'NOT_FETCHED', 503);
+  });
 
   test('what comes between two pages holds the walk up, and no page is short', async () => {
     await shared.document(theirDocument(XENIA, 'x1'), 'held');
