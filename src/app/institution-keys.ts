@@ -5,6 +5,7 @@ import {
   makeRotationFile,
   projectedInstitution,
   type RotatedKeys,
+  requireOthers,
   rotateInstitutionKeys,
 } from '../membership/institution-keys.ts';
 import type { Core } from './core.ts';
@@ -29,7 +30,10 @@ export function createInstitutionKeyUse(core: Core): { rotate(): Promise<Rotated
 
   const parts = { on: database, ledger, custodian, ledgerId };
   return {
-    statement: () => makeRotationFile(parts),
+    async statement() {
+      requireOthers(ledger.kind);
+      return makeRotationFile(parts);
+    },
     rotate: () => rotateInstitutionKeys({ ...parts, follow, projected: (block, timeoutMs) => projection.waitFor(block, timeoutMs) }),
   };
 }

@@ -5,7 +5,7 @@ import { CodedError } from '../errors.ts';
 import { createFabricLedger } from '../ledger/fabric/fabric-ledger.ts';
 import { type Founded, foundChannel } from '../ledger/founding.ts';
 import { type CosignedFile, makeJoinFile } from '../membership/cosigned-file.ts';
-import { makeRotationFile } from '../membership/institution-keys.ts';
+import { makeRotationFile, requireOthers } from '../membership/institution-keys.ts';
 import type { Custodian } from '../vault/custodian.ts';
 import { createFileCustodian } from '../vault/file-custodian.ts';
 import { withDatabaseAlone } from './database-alone.ts';
@@ -39,6 +39,7 @@ export async function joinFabricLedger(settings: Settings): Promise<CosignedFile
 
 /** `oncobridge institution rotate-key --export` where no server runs, for it may not start without the lost key. */
 export async function exportRotation(settings: Settings): Promise<CosignedFile> {
+  requireOthers(settings.config.server.ledger.kind);
   const { pinned } = fabricConnection(settings.config.server);
   if (pinned === undefined) throw new CodedError('LEDGER_UNPINNED');
   return withCustodian(settings, (custodian) => withDatabaseAlone(settings, (on) => makeRotationFile({ on, custodian, ledgerId: pinned })));

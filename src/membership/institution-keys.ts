@@ -37,6 +37,14 @@ function isNamed(keys: InstitutionKeys, state: InstitutionState): boolean {
   return jwkThumbprint(keys.signing) === jwkThumbprint(state.signing) && jwkThumbprint(keys.encryption) === jwkThumbprint(state.encryption);
 }
 
+/** On one node there are no others. */
+export function requireOthers(kind: 'embedded' | 'fabric'): void {
+  if (kind === 'embedded')
+    throw new CodedError('BAD_REQUEST', {
+      diagnostics: 'On the embedded ledger nobody else could sign: where the current signing key is lost, it means a new ledger.',
+    });
+}
+
 /**
  * The statement by which this institution turns to its next keys, signed by the next signing key only: two other institutions sign
  * it too where the current one is lost. The next keys are made and durable before it is, and stay the same until they are used.
