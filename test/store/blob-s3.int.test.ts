@@ -10,6 +10,7 @@ import { AwsV4Signer } from 'aws4fetch';
 import { type StoreFault, startSharedStore } from '../../simulator/shared-store.ts';
 import { codeOf, type ErrorCode } from '../../src/errors.ts';
 import { newId } from '../../src/ids.ts';
+import { isPassing } from '../../src/pipeline/passing.ts';
 import { createS3Blobs } from '../../src/store/blob-s3.ts';
 import type { BlobStore } from '../../src/store/blobs.ts';
 import type { S3Options } from '../../src/store/s3-requests.ts';
@@ -77,6 +78,7 @@ test('a wrong secret, an unknown key, another bucket, a withdrawn credential: re
     for (const call of [() => blobs.get(name), () => blobs.head(name), () => blobs.put(name, randomBytes(1)), () => blobs.delete(name)])
       await assert.rejects(call(), (error: Error) => {
         assert.ok(coded('STORE_REFUSED', words)(error), error.message);
+        assert.ok(isPassing(error), 'a record would be set aside because a credential has ended');
         for (const secret of [home.secretAccessKey, home.accessKeyId, name.split('/')[1] ?? '', home.institution])
           assert.ok(!`${error.message} ${error.stack}`.includes(secret), 'the error tells a credential or a name');
         return true;
