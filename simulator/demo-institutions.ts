@@ -130,7 +130,9 @@ export async function tellInstitutions(options: {
   story.line(
     `  B saw the permission on its ledger, opened the envelope, matched the code, fetched the sealed objects, compared the person.`,
   );
-  story.line(`  From the grant to the first readable document at B: ${Math.round(ms)} ms. Until then it answered ${inWords(waited.slice(0, -1))}.`);
+  story.line(
+    `  From the grant to the first readable document at B: ${Math.round(ms)} ms. Until then it answered ${inWords(waited.slice(0, -1))}.`,
+  );
 
   story.title('Nothing tells A, or anybody, when B reads');
   const seenOn = await acts.read(b, clinicianToken, patient, SHARED);

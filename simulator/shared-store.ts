@@ -32,7 +32,8 @@ export interface StoreRequest {
 /** What goes wrong, for objects whose name `match` accepts, `times` times (for ever by default). */
 export interface StoreFault {
   kind: 'missing' | 'truncated' | 'altered' | 'swapped' | 'unavailable' | 'throttled' | 'slow' | 'hung' | 'not-kept';
-  match?: (name: string) => boolean;
+  /** Of the object, and whose request it is. */
+  match?: (name: string, institution: string) => boolean;
   times?: number;
   /** Of `slow`: how long the answer waits. */
   delayMs?: number;
@@ -79,9 +80,9 @@ export async function startSharedStore(options: {
   const requests: StoreRequest[] = [];
   const faults = new Set<StoreFault & { left: number }>();
 
-  const takeFault = (name: string): StoreFault | undefined => {
+  const takeFault = (name: string, institution: string): StoreFault | undefined => {
     for (const fault of faults) {
-      if (fault.left <= 0 || fault.match?.(name) === false) continue;
+      if (fault.left <= 0 || fault.match?.(name, institution) === false) continue;
       fault.left -= 1;
       return fault;
     }
@@ -97,7 +98,7 @@ export async function startSharedStore(options: {
     if (operation === 'list' || operation === 'other') return refusal(403, 'AccessDenied');
     const changes = operation === 'put' || operation === 'delete';
     if (changes && !careless && !name.startsWith(`${caller.institution}/`)) return refusal(403, 'AccessDenied');
-    const fault = takeFault(name);
+    const fault = takeFault(name, caller.institution);
     if (fault?.kind === 'slow') await new Promise((resolve) => setTimeout(resolve, fault.delayMs ?? 1000));
     if (fault?.kind === 'hung') return new Promise(() => {});
     if (fault?.kind === 'unavailable') return refusal(503, 'ServiceUnavailable');

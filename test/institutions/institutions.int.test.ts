@@ -312,7 +312,7 @@ describe('between institutions', fabricTest(), () => {
       const known = await alarms();
       const heal = site.store.fault({
         kind,
-        match: (name) => name.startsWith(`${a.institution}/`) && name !== swappedWith,
+        match: (name, by) => by === b.institution && name.startsWith(`${a.institution}/`) && name !== swappedWith,
         ...(kind === 'swapped' ? { other: swappedWith } : {}),
       });
       try {
@@ -338,6 +338,43 @@ describe('between institutions', fabricTest(), () => {
         heal();
       }
       await acts.until(`${kind}: put right`, async () => ((await atB()).length > 0 ? true : undefined), 60_000, 200);
+    }
+
+    // Envelopes: of the next grant, withheld; then an earlier one of the same patient and category in its place.
+    const envelopes = storeNames().flatMap((name) => /(inst-[a-z2-7]+\/envelopes\/[0-9a-f]{64})/.exec(name)?.[1] ?? []);
+    const earlier = envelopes.find((name) => name.startsWith(a.institution)) ?? assert.fail('no envelope');
+    for (const kind of ['missing', 'swapped'] as const) {
+      await insist(
+        'revoked',
+        () => unshare(c),
+        async () => !(await granted()),
+      );
+      await acts.until('ended at B', async () => ((await atB()).length === 0 ? true : undefined));
+      const heal = site.store.fault({
+        kind,
+        match: (name, by) => by === b.institution && name.includes('/envelopes/') && name !== earlier,
+        ...(kind === 'swapped' ? { other: earlier } : {}),
+      });
+      try {
+        await share();
+        const asked = site.store.requests.length;
+        await acts.until(`${kind}: B asked for the envelope`, async () =>
+          site.store.requests
+            .slice(asked - 20)
+            .some(({ institution, name }) => institution === b.institution && name.includes('/envelopes/'))
+            ? true
+            : undefined,
+        );
+        const answer = await acts.matches<DocumentReference>(
+          b,
+          clinicianToken,
+          `DocumentReference?patient=${phuong.patient}&category=${SHARED}`,
+        );
+        assert.ok(!Array.isArray(answer) || answer.length === 0, `${kind}: served without its envelope`);
+      } finally {
+        heal();
+      }
+      await acts.until(`envelope ${kind}: put right`, async () => ((await atB()).length > 0 ? true : undefined), 60_000, 200);
     }
   });
 
