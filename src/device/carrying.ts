@@ -11,24 +11,37 @@ export type Carried = { state: 'committed'; txId: string | null; block: number }
 export interface Carrying {
   /** Where a statement stands that was handed in before; undefined where it was not, or was refused since: then it is looked at anew. */
   follow(statement: string): Promise<Carried | undefined>;
+  /** THROTTLED where this signer has sent too many of this patient: asked before anything is stored for the statement. */
+  admit(request: Admission): Promise<void>;
   /**
    * Writes it down and brings it to the ledger, once, however often it is handed in. `write` shares the database transaction.
-   * LEDGER_REFUSED or STALE where the ledger refuses it late, THROTTLED where this patient has sent too many.
+   * LEDGER_REFUSED or STALE where the ledger refuses it late, THROTTLED as `admit`.
    */
   carry(request: CarryRequest): Promise<Carried>;
   /** Takes local denials away that the ledger has, or that came with a revocation which it refused late; forgets what is old. */
   sweep(): Promise<void>;
 }
 
-export interface CarryRequest {
+interface Admission {
+  of: LedgerPatient;
+  /** Thumbprint of the key that signed it; the contract has verified the signature. */
+  kid: string;
+  item: Pick<OutboxItem, 'transaction'>;
+  /** Whether it takes something away that stands: then no number refuses it. */
+  takesAway?(on: Sql): Promise<boolean>;
+}
+
+export interface CarryRequest extends Admission {
   /** SHA-256 of the payload. */
   statement: string;
-  of: LedgerPatient;
   item: Pick<OutboxItem, 'transaction' | 'args' | 'priority' | 'orderKey'>;
   write?(tx: Sql, outbox: string): Promise<void>;
 }
 
-/** Statements of one patient within a day; revocations are counted apart, so that nothing else can use up their number. */
+/**
+ * Statements of one patient by one key within a day, revocations counted apart. By key, for others may sign of a patient too (a
+ * grantee's institution that renounces, a member who shared on), and must not use up the number of the patient's own.
+ */
 const MOST_A_DAY = 500;
 
 class HandedInMeanwhile extends Error {}
@@ -62,16 +75,19 @@ export function createCarrying(parts: Carrier & { database: Database; waitMs: nu
     return wait(statement, row.outbox);
   }
 
-  async function checkNumber(tx: Sql, of: LedgerPatient, transaction: string): Promise<void> {
-    const [sent] = await tx.query<{ n: number }>(sql`
-      select count(*) as n from device_statement where inst = ${of.institution} and pat = ${of.patient}
-        and received_at > now() - interval '1 day' and (transaction = 'revokePermission') = ${transaction === 'revokePermission'}`);
-    if ((sent?.n ?? 0) >= MOST_A_DAY) throw new CodedError('THROTTLED', { retryAfterSeconds: 3600 });
+  async function checkNumber(on: Sql, { of, kid, item, takesAway }: Admission): Promise<void> {
+    const [sent] = await on.query<{ n: number }>(sql`
+      select count(*) as n from device_statement where inst = ${of.institution} and pat = ${of.patient} and kid = ${kid}
+        and received_at > now() - interval '1 day' and (transaction = 'revokePermission') = ${item.transaction === 'revokePermission'}`);
+    if ((sent?.n ?? 0) < MOST_A_DAY || (await takesAway?.(on))) return;
+    throw new CodedError('THROTTLED', { retryAfterSeconds: 3600 });
   }
 
   return {
     follow,
-    async carry({ statement, of, item, write }) {
+    admit: (request) => checkNumber(database, request),
+    async carry(request) {
+      const { statement, of, kid, item, write } = request;
       const patient = `${of.institution}/${of.patient}`;
       let id: string;
       try {
@@ -82,12 +98,12 @@ export function createCarrying(parts: Carrier & { database: Database; waitMs: nu
             select 1 from device_statement d join outbox o on o.id = d.outbox
             where d.statement = ${statement} and o.state not in ('rejected', 'conflict')`);
           if (there !== undefined) throw new HandedInMeanwhile();
-          await checkNumber(tx, of, item.transaction);
+          await checkNumber(tx, request);
           const row = await outbox.add(tx, { ...item, patient });
           await tx.query(sql`
-            insert into device_statement (statement, transaction, inst, pat, outbox)
-            values (${statement}, ${item.transaction}, ${of.institution}, ${of.patient}, ${row})
-            on conflict (statement) do update set outbox = excluded.outbox, tx_id = null, block = null, received_at = now()`);
+            insert into device_statement (statement, transaction, inst, pat, kid, outbox)
+            values (${statement}, ${item.transaction}, ${of.institution}, ${of.patient}, ${kid}, ${row})
+            on conflict (statement) do update set kid = excluded.kid, outbox = excluded.outbox, tx_id = null, block = null, received_at = now()`);
           await write?.(tx, row);
           return row;
         });

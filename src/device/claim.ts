@@ -60,7 +60,7 @@ export function createClaim(parts: {
   return {
     async claim(actor, proof) {
       const statement = await readSigned('claimPatient', proof, ledgerId);
-      const { payload, payloadText, identity } = statement;
+      const { payload, payloadText, identity, kid } = statement;
       const of = { institution, patient: actor.patient };
       if (payload.institution !== institution || payload.patient !== actor.patient || payload.onBehalf !== actor.patient)
         throw new CodedError('FORBIDDEN', { diagnostics: 'The claim is not of the patient whom the token names.' });
@@ -87,6 +87,7 @@ export function createClaim(parts: {
         receipt = await carrying.carry({
           statement: identity,
           of,
+          kid,
           item: { transaction: 'claimPatient', args, priority: 'live', orderKey: patientOrder(of) },
         });
       }

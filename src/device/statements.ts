@@ -56,6 +56,7 @@ interface Plan {
   orderKey?: string;
   envelopes: readonly NamedEnvelope[];
   write?(tx: Sql, outbox: string): Promise<void>;
+  takesAway?(on: Sql): Promise<boolean>;
   /** State key that exists once it has counted, and whether what lies there is its work. */
   landed?: { key: string; is(value: string): boolean };
   /** The same, of what may only be told to whoever signed, for it is no secret of this one statement. */
@@ -94,11 +95,15 @@ export function createStatements(parts: {
     if (refusal !== undefined) throw refusedWith(refusal);
     const done = await landed(plan.landedSigned);
     if (done !== undefined) return done;
+    const item = { transaction: name, args, priority: plan.priority, ...(plan.orderKey === undefined ? {} : { orderKey: plan.orderKey }) };
+    const { takesAway } = plan;
+    const admission = { of, kid: statement.kid, item, ...(takesAway === undefined ? {} : { takesAway }) };
+    await carrying.admit(admission);
     await envelopes.put(of, plan.envelopes, given);
     return carrying.carry({
+      ...admission,
       statement: statement.identity,
-      of,
-      item: { transaction: name, args, priority: plan.priority, ...(plan.orderKey === undefined ? {} : { orderKey: plan.orderKey }) },
+      item,
       async write(tx, outbox) {
         await envelopes.keep(tx, { of, statement: statement.identity, outbox, named: plan.envelopes });
         await plan.write?.(tx, outbox);
@@ -202,6 +207,7 @@ function revokePlan(statement: Statement<'revokePermission'>): Plan {
     envelopes: [],
     priority: 'urgent',
     landed: { key, is: () => true },
+    takesAway: (on) => takesAway(on, of, payload),
     write: (tx, outbox) =>
       deny(
         tx,
@@ -228,6 +234,19 @@ function keyPlan(statement: Statement<'publishCategoryKey'>): Plan {
     priority: 'urgent',
     landedSigned: { key: keys.categoryVersionKey(of.institution, of.patient, payload.category, payload.version), is: isSame },
   };
+}
+
+/** Whether one of these permits something now, and no revocation denies it here yet. */
+async function takesAway(on: Sql, of: LedgerPatient, { grantor, permissions }: Payloads['revokePermission']): Promise<boolean> {
+  const grantees = permissions.map((one) => one.grantee);
+  const categories = permissions.map((one) => one.category);
+  const found = await on.query(sql`
+    select 1 from unnest(${grantees}::text[], ${categories}::text[]) t (grantee, category)
+    join projection.clause c on c.inst = ${of.institution} and c.pat = ${of.patient} and c.grantor = ${grantor} and c.grantee = t.grantee
+      and c.category = t.category and c.effect = 'permit'
+    where not exists (select 1 from revocation v where v.inst = c.inst and v.pat = c.pat and v.grantor = c.grantor and v.grantee = c.grantee
+      and v.category = c.category) limit 1`);
+  return found.length > 0;
 }
 
 /** Local denials: every served query joins them until the projection holds the key (architecture section 7). */

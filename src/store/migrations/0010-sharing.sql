@@ -126,6 +126,7 @@ create table device_statement (
   statement text primary key,             -- SHA-256 of the payload
   transaction text not null,
   inst text not null, pat text not null,
+  kid text not null,                      -- thumbprint of the key that signed it
   outbox text not null,
   tx_id text, block bigint,               -- once it has committed
   received_at timestamptz not null default now()
