@@ -51,8 +51,9 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
     const versions = await tx.query<VersionRow>(
       sql`delete from shared_version where ${at} returning recorder, document, version, pointer, size_bytes`,
     );
+    // Two that end in one act do not keep the core for each other, nor does one of which nothing was ever here.
     const [others] = await tx.query(sql`
-      select 1 from shared_category where inst = ${inst} and pat = ${pat} and category <> ${category} limit 1`);
+      select 1 from shared_category where inst = ${inst} and pat = ${pat} and category <> ${category} and state = 'live' limit 1`);
     const whole = others === undefined;
     const rows = await deleteRows(tx, whole ? sql`inst = ${inst} and pat = ${pat}` : at);
     if (whole) {
