@@ -93,16 +93,19 @@ export function createKeptEnvelopes(parts: {
       const live = sql`p.inst = v.inst and p.pat = v.pat and p.category = v.category and p.status = 'active'
         and exists (select 1 from projection.clause c where c.inst = p.inst and c.pat = p.pat and c.grantor = p.grantor and c.grantee = p.grantee
           and c.category = p.category and c.effect = 'permit' and (c.period_end is null or c.period_end > now()))`;
-      const named = sql`(v.key_version is not null or (p.grantor = 'patient' and p.grantee = v.grantee and p.seq = v.sequence and exists (
+      const version = sql`exists (select 1 from projection.state s where strpos(s.value, '"path":' || to_json(v.name)::text) > 0
+        and s.key = 'pat/' || v.inst || '/' || v.pat || '/ck/' || v.category || '/v/' || lpad(v.key_version::text, 10, '0'))`;
+      const named = sql`((v.key_version is not null and ${version}) or (p.grantor = 'patient' and p.grantee = v.grantee and p.seq = v.sequence and exists (
         select 1 from projection.state s where s.value::jsonb ->> 'statement' = v.statement
           and s.key = 'perm/' || v.inst || '/' || v.pat || '/patient/' || v.grantee || '/' || v.category || '/v/' || lpad(v.sequence::text, 10, '0'))))`;
-      const refused = sql`exists (select 1 from outbox o where o.id = v.outbox and o.state in ('rejected', 'conflict'))`;
+      // Refused here is not refused everywhere: another gateway may have carried the same statement first, which our view may not show yet.
       const underWay = sql`exists (select 1 from outbox o where o.id = v.outbox and (o.settled_at is null
+        or (o.state <> 'committed' and o.settled_at > now() - interval '1 hour')
         or (o.state = 'committed' and o.block >= (select height from projection.checkpoint))))`;
       return database.transaction(async (tx) => {
         const gone = await tx.query<{ name: string }>(sql`
           delete from device_envelope v
-          where ${refused} or (not ${underWay} and not exists (select 1 from projection.permission p where ${live} and ${named}))
+          where not ${underWay} and not exists (select 1 from projection.permission p where ${live} and ${named})
           returning v.name`);
         const names = [...new Set(gone.map((row) => row.name))];
         await announcePuts(tx, names);

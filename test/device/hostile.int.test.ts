@@ -1,0 +1,166 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { copyConfig } from '../../simulator/demo-config.ts';
+import { createPatientDevice, type PatientDevice } from '../../simulator/patient-device.ts';
+import { createSimulator, type Simulator } from '../../simulator/simulator.ts';
+import { type App, createApp } from '../../src/app.ts';
+import { readSettings } from '../../src/cli/settings.ts';
+import { createKeptEnvelopes } from '../../src/device/kept-envelopes.ts';
+import { newId } from '../../src/ids.ts';
+import * as build from '../../src/ledger/contract/payloads.ts';
+import { TYP } from '../../src/ledger/contract/shapes.ts';
+import { cosignFile, makeJoinFile, submitFile } from '../../src/membership/cosigned-file.ts';
+import { sql } from '../../src/store/sql.ts';
+import { createFileCustodian, type FileCustodian } from '../../src/vault/file-custodian.ts';
+
+const AWAY = newId('inst');
+const dose = 'radiation-dose';
+
+describe('the door against other institutions that mean ill, and devices that are lost', () => {
+  let folder: string;
+  let simulator: Simulator;
+  let app: App;
+  let away: FileCustodian;
+  let origin: string;
+  let home: string;
+  let clinician: string;
+  let patient: string;
+  let device: PatientDevice;
+
+  before(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'oncobridge-hostile-'));
+    simulator = await createSimulator();
+    const config = copyConfig({ run: folder, sample: 'embedded.yaml', simulator });
+    app = await createApp({ settings: await readSettings(config), serve: true, logLevel: 'silent', schedule: false });
+    await app.operations.pull({}, () => {});
+    await app.settled();
+    home = app.core.institution;
+    origin = new URL(app.facadeUrl).origin;
+    clinician = (await app.operations.memberAdd({ name: 'Dr. Ana Ruiz', role: 'clinician' })).member;
+    const found = await rows<{ pat: string }>(
+      sql`select distinct pat from projection.document where category = ${dose} and not withdrawn order by pat limit 2`,
+    );
+    patient = found[0]?.pat ?? assert.fail('no patient with a dose');
+    away = await createFileCustodian({ directory: join(folder, 'away'), passphrase: 'Tallow-harbour 71 quince', institution: AWAY });
+    const joining = await makeJoinFile({ custodian: away, ledgerId: app.core.ledgerId, msp: `${AWAY}-msp` });
+    const parts = { custodian: app.core.custodian, ledgerId: app.core.ledgerId };
+    await submitFile({ ...parts, ledger: app.core.ledger }, await cosignFile(parts, joining, joining.thumbprint));
+    await app.settled();
+    device = deviceOf(patient);
+    await device.claim();
+  });
+  after(async () => {
+    await app?.close();
+    await away?.close();
+    await simulator?.close();
+    rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+  });
+
+  const rows = <T extends object>(fragment: Parameters<App['core']['database']['query']>[0]) => app.core.database.query<T>(fragment);
+  const token = async (as: string): Promise<string> => (await app.operations.token({ as })).token;
+  const deviceOf = (of: string, more: object = {}): PatientDevice =>
+    createPatientDevice({ gateway: origin, token: () => token(of), institution: home, patient: of, ...more });
+  async function post(path: string, body: unknown, headers: Record<string, string> = {}) {
+    const answer = await fetch(`${origin}/device/${path}`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', ...headers },
+      body: JSON.stringify(body),
+    });
+    const text = await answer.text();
+    const json = (text === '' ? {} : JSON.parse(text)) as {
+      block?: number;
+      envelopes?: Record<string, string>;
+      issue?: { diagnostics?: string; details?: { coding?: { code?: string }[] } }[];
+    };
+    return { status: answer.status, json, code: json.issue?.[0]?.details?.coding?.[0]?.code, why: json.issue?.[0]?.diagnostics };
+  }
+  const revokeOf = (grantee: string, consent: string | null = null): string =>
+    build.revokePayload({
+      ...device.facts(),
+      consent,
+      grantor: 'patient',
+      onBehalf: null,
+      permissions: [{ category: dose, grantee }],
+    });
+  const revokedBy = (jws: string) => post('statements', { transaction: 'revokePermission', args: [jws] });
+  /** As if this many statements had come today, signed by the key that signed the last one of the patient's. */
+  const fill = (n: number, like: string, transaction = 'revokePermission') =>
+    rows(sql`
+      insert into device_statement (statement, transaction, inst, pat, kid, outbox)
+      select ${like} || g, ${transaction}, ${home}, ${patient}, ${like}, 'obx-none' from generate_series(1, ${n}::int) g`);
+
+  test("whoever else signs uses up nothing of the patient's own number, and what takes something away is never refused for a number", async () => {
+    const grantee = `member:${home}:${clinician}`;
+    await device.grant({ grantee, categories: [dose], purposes: ['TREAT'] });
+    // Another institution renounces what it never had, until its own number is used up.
+    const renounce = async () => revokedBy(await away.signAsInstitution(TYP.revokePermission, revokeOf(`organization:${AWAY}`)));
+    assert.equal((await renounce()).status, 200);
+    const [{ kid } = assert.fail()] = await rows<{ kid: string }>(
+      sql`select kid from device_statement where pat = ${patient} and transaction = 'revokePermission'`,
+    );
+    await fill(499, kid);
+    assert.deepEqual([(await renounce()).status, (await renounce()).code], [429, 'THROTTLED']);
+    assert.deepEqual(await rows(sql`select 1 from revocation`), []);
+
+    // The patient's own number is whole; and used up too, it holds nothing back that takes something away.
+    const own = await rows<{ kid: string }>(
+      sql`select kid from device_statement where pat = ${patient} and transaction = 'grantPermission'`,
+    );
+    await fill(500, own[0]?.kid ?? assert.fail());
+    assert.equal(
+      (await revokedBy(device.signed('revokePermission', revokeOf('role:researcher')))).code,
+      'THROTTLED',
+      'it takes nothing away',
+    );
+    const revoked = await revokedBy(device.signed('revokePermission', revokeOf(grantee)));
+    assert.equal(revoked.status, 200, revoked.why);
+    const [head] = await rows<{ status: string }>(
+      sql`select status from projection.permission where pat = ${patient} and grantee = ${grantee}`,
+    );
+    assert.equal(head?.status, 'revoked');
+    await rows(sql`delete from device_statement where outbox = 'obx-none'`);
+  });
+
+  test('an envelope that the ledger names stays, also where our own carrying of the statement was refused', async () => {
+    const kept = createKeptEnvelopes({ database: app.core.database, blobs: app.core.blobs, institution: home });
+    const grantee = `member:${home}:${clinician}`;
+    await device.sync();
+    await kept.sweep();
+    await device.grant({ grantee, categories: [dose] });
+    await device.rotateCategoryKey({ category: dose });
+    const envelopes = () =>
+      rows<{ name: string; outbox: string }>(sql`select name, outbox from device_envelope where pat = ${patient} order by 1`);
+    const before = await envelopes();
+    assert.equal(before.length, 2, "the permission's and the key version's");
+    // Another gateway has brought the same statements first: ours came too late.
+    await rows(sql`update outbox set state = 'rejected', error_code = 'SEQUENCE_STALE' where id = any(${before.map((row) => row.outbox)})`);
+    const settle = (ago: string) =>
+      rows(sql`update outbox set settled_at = now() - ${ago}::interval where id = any(${before.map((row) => row.outbox)})`);
+    for (const ago of ['0 s', '1 day']) {
+      await settle(ago);
+      assert.equal(await kept.sweep(), 0);
+      assert.deepEqual(await envelopes(), before);
+    }
+    // What it does not name goes, though the category has readers: a version that was refused, a permission's too. Not before our view has had time.
+    const hash = 'e'.repeat(64);
+    const [{ outbox } = assert.fail()] = before;
+    for (const one of [
+      { grantee, sequence: 99, keyVersion: null },
+      { grantee: null, sequence: null, keyVersion: 99 },
+      { grantee: null, sequence: null, keyVersion: device.toJSON().categories[dose]?.at(-1)?.version ?? 0 },
+    ]) {
+      const named = [{ ...one, category: dose, hash, path: `${home}/envelopes/${hash}`, recipient: 'x' }];
+      await kept.keep(app.core.database, { of: { institution: home, patient }, statement: hash, outbox, named });
+      await settle('0 s');
+      assert.equal(await kept.sweep(), 0);
+      await settle('1 day');
+      assert.equal(await kept.sweep(), 1, JSON.stringify(one));
+    }
+    assert.deepEqual(await envelopes(), before);
+    await device.revoke({ grantee, categories: [dose], rotate: false });
+    assert.equal(await kept.sweep(), 2);
+  });
+});
