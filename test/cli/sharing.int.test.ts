@@ -52,8 +52,8 @@ test('oncobridge sharing: what was ended and deleted with the anchor that holds 
     const end = newId('end');
     const audit = newId('aud');
     await core.database.query(sql`
-      insert into sharing_end (id, inst, pat, category, cause, block, ended_at, audit, whole, documents, rows, objects, bytes, keys, held)
-      values (${end}, ${of[0]}, ${of[1]}, 'laboratory', 'revoked', 7, now(), ${audit}, true, 3, 21, 3, 4096, 1, 0)`);
+      insert into sharing_end (id, inst, pat, category, cause, block, ended_at, audit, documents, rows, objects, bytes, keys, held)
+      values (${end}, ${of[0]}, ${of[1]}, 'laboratory', 'revoked', 7, now(), ${audit}, 3, 21, 3, 4096, 1, 0)`);
     app.shared.sharing.wake();
     await app.shared.sharing.pass();
     const report = async () =>
