@@ -198,8 +198,9 @@ export function createPatientDevice(options: {
 
   // -- what it signs and sends --
 
-  function jws(transaction: SignedTransaction, payload: string, by: JWK = memory.signing): string {
-    const head = Buffer.from(JSON.stringify({ alg: 'ES256', kid: thumb(by), typ: TYP[transaction] })).toString('base64url');
+  const jws = (transaction: SignedTransaction, payload: string, by?: JWK): string => signedAs(TYP[transaction], payload, by);
+  function signedAs(typ: string, payload: string, by: JWK = memory.signing): string {
+    const head = Buffer.from(JSON.stringify({ alg: 'ES256', kid: thumb(by), typ })).toString('base64url');
     const text = `${head}.${Buffer.from(payload).toString('base64url')}`;
     const key = createPrivateKey({ key: by, format: 'jwk' });
     return `${text}.${sign('sha256', Buffer.from(text), { key, dsaEncoding: 'ieee-p1363' }).toString('base64url')}`;
@@ -298,10 +299,20 @@ export function createPatientDevice(options: {
     /** Keys and all; give it back as `memory`. */
     toJSON: (): DeviceMemory => structuredClone(memory),
     sync,
-    /** The own keys take the custodian's place; what the custodian kept is taken over, and destroyed there. */
+    /**
+     * The own keys take the custodian's place; what the custodian kept is taken over, and destroyed there. A device whose keys stand on
+     * the ledger already, for it was put in the place of a lost one, takes over what that one never got.
+     */
     async claim(): Promise<Sent> {
       const state = await sync();
       if (state === undefined) throw new Error('the own institution does not answer');
+      if (!state.core.custody && state.core.encryption !== null && thumb(state.core.encryption) === thumb(memory.encryption)) {
+        const { envelopes } = await insist<{ envelopes: Record<string, string> }>(`${home}/device/claim/envelopes`, {}, await bearer());
+        await takeOver(envelopes, state);
+        // The lost one's own version is lost with it; whether all that is kept came, the server looks at the list.
+        await finish();
+        return { txId: null, block: state.height };
+      }
       // A claim whose answer was lost: the same keys again bring the envelopes again.
       const last = memory.unsent.find((one) => one.body.transaction === 'claimPatient');
       let proof = last?.body.args[0];
@@ -325,26 +336,12 @@ export function createPatientDevice(options: {
         memory.unsent.push({ id: 'claim', body: { transaction: 'claimPatient', args: [proof], envelopes: [] } });
       }
       const claimed = await insist<{ receipt: Sent; envelopes: Record<string, string> }>(`${home}/device/claim`, { proof }, await bearer());
-      const key = createPrivateKey({ key: memory.encryption, format: 'jwk' });
-      for (const [category, envelope] of Object.entries(claimed.envelopes)) {
-        const { keys } = await openEnvelope(envelope, { key, kid: thumb(memory.encryption) }, { patient: of, category });
-        const published = state.categories.find((one) => one.category === category)?.keys ?? [];
-        for (const one of keys) {
-          // Only what the ledger names: a version that never was published is nobody's.
-          const onLedger = published.find((other) => other.version === one.version);
-          if (onLedger === undefined || thumb(onLedger.key) !== thumb(one.jwk)) continue;
-          const kept = (memory.categories[category] ??= []);
-          if (!kept.some((other) => other.version === one.version)) kept.push(one);
-          kept.sort((a, b) => a.version - b.version);
-        }
-      }
+      await takeOver(claimed.envelopes, state);
       for (const { category, keys } of state.categories)
         for (const { version } of keys)
           if (!memory.categories[category]?.some((one) => one.version === version))
             throw new Error(`version ${version} of ${category} did not come`);
-      await insist(`${home}/device/claim/finish`, {}, await bearer());
-      memory.claimed = true;
-      memory.unsent = memory.unsent.filter((one) => one.id !== 'claim');
+      await finish();
       return claimed.receipt;
     },
 
@@ -433,8 +430,37 @@ export function createPatientDevice(options: {
       return send({ transaction, args: [jws(transaction, payload)], envelopes: [] }, via);
     },
     signed: jws,
+    /** The word that these category keys came, which lets the custodian destroy its own. */
+    finishing,
     facts,
   };
+
+  async function takeOver(envelopes: Record<string, string>, state: DeviceState): Promise<void> {
+    const key = createPrivateKey({ key: memory.encryption, format: 'jwk' });
+    for (const [category, envelope] of Object.entries(envelopes)) {
+      const { keys } = await openEnvelope(envelope, { key, kid: thumb(memory.encryption) }, { patient: of, category });
+      const published = state.categories.find((one) => one.category === category)?.keys ?? [];
+      for (const one of keys) {
+        // Only what the ledger names: a version that never was published is nobody's.
+        const onLedger = published.find((other) => other.version === one.version);
+        if (onLedger === undefined || thumb(onLedger.key) !== thumb(one.jwk)) continue;
+        const kept = (memory.categories[category] ??= []);
+        if (!kept.some((other) => other.version === one.version)) kept.push(one);
+        kept.sort((a, b) => a.version - b.version);
+      }
+    }
+  }
+
+  async function finish(): Promise<void> {
+    const kept = Object.values(memory.categories).flat();
+    await insist(`${home}/device/claim/finish`, { proof: finishing(kept.map(({ jwk }) => thumb(jwk))) }, await bearer());
+    memory.claimed = true;
+    memory.unsent = memory.unsent.filter((one) => one.id !== 'claim');
+  }
+
+  function finishing(keys: readonly string[]): string {
+    return signedAs('claim-finish+jws', JSON.stringify({ institution, keys, ledger: memory.ledger, patient, type: 'finishClaim' }));
+  }
 
   function headOf(grantee: string, category: string): DeviceMemory['heads'][number] | undefined {
     return memory.heads.find((head) => head.grantee === grantee && head.category === category);

@@ -5,9 +5,11 @@ import type { Statement } from '../ledger/contract/jws.ts';
 import { TYP } from '../ledger/contract/payloads.ts';
 import type { PatientState } from '../ledger/contract/state.ts';
 import type { Database } from '../store/database.ts';
+import { sql } from '../store/sql.ts';
 import type { Custodian, PublicJwk } from '../vault/custodian.ts';
 import { jwkThumbprint } from '../vault/thumbprint.ts';
 import { type Carried, type Carrying, refusedWith } from './carrying.ts';
+import { readFinishProof } from './finish-proof.ts';
 import { patientOnLedger, patientOrder, readSigned } from './reading.ts';
 
 export interface Claimed {
@@ -23,8 +25,17 @@ export interface Claim {
    * answers the envelopes again. FORBIDDEN where the claim is not the token's patient's, LEDGER_REFUSED, STALE.
    */
   claim(actor: PatientActor, proof: string): Promise<Claimed | Extract<Carried, { state: 'pending' }>>;
-  /** The device has what the custodian kept: the custodian's copies are destroyed. CONFLICT before the claim stands on the ledger. */
-  finish(actor: PatientActor): Promise<void>;
+  /**
+   * After the claim and until `finish`, the envelopes to the encryption key that the ledger has of the patient now: for a device that
+   * lost the answer, or another one that the recovery key has put in its place. CONFLICT while the patient is in custody.
+   */
+  envelopes(actor: PatientActor): Promise<Record<string, string>>;
+  /**
+   * The device has what the custodian kept: the custodian's copies are destroyed. `proof`: a list of the keys that came, signed by the
+   * patient's key on the ledger (finish-proof.ts), for a token alone must not destroy what may have reached nobody. CONFLICT before
+   * the claim stands on the ledger, or where a key is missing in the list; BAD_REQUEST, FORBIDDEN.
+   */
+  finish(actor: PatientActor, proof: string): Promise<void>;
 }
 
 export function createClaim(parts: {
@@ -43,6 +54,28 @@ export function createClaim(parts: {
     const categories = await custodian.heldCategories(patient);
     const sealed = await Promise.all(categories.map(async (one) => [one, await custodian.sealEnvelope(patient, one, recipient)] as const));
     return Object.fromEntries(sealed);
+  }
+
+  /** The patient with keys of their own, as the ledger has them now. */
+  async function claimed(patient: string): Promise<PatientState> {
+    const known = await patientOnLedger(database, { institution, patient });
+    if (known === undefined || known.core.custody)
+      throw new CodedError('CONFLICT', { diagnostics: 'The claim does not stand on the ledger yet.' });
+    return known.core;
+  }
+
+  /** Thumbprints of what the custodian keeps and the ledger names: a version that never was published is nobody's. */
+  async function heldKeys(patient: string): Promise<string[]> {
+    const held = new Set(await custodian.heldCategories(patient));
+    const published = await database.query<{ category: string; version: number; public_jwk: PublicJwk }>(sql`
+      select category, version, public_jwk from projection.category_key where inst = ${institution} and pat = ${patient}`);
+    const found = await Promise.all(
+      published.map(async ({ category, version, public_jwk: key }) => {
+        const kept = held.has(category) ? await custodian.categoryKey(patient, category, version) : undefined;
+        return kept !== undefined && jwkThumbprint(kept.publicJwk) === jwkThumbprint(key) ? [jwkThumbprint(key)] : [];
+      }),
+    );
+    return found.flat();
   }
 
   /** Keys of this claim that the ledger has as the patient's own; who else they are of is no matter of this call. */
@@ -93,16 +126,23 @@ export function createClaim(parts: {
       }
       if (receipt.state === 'pending') return receipt;
       // To the key that the ledger has, never to one that was only sent.
-      const claimed = await patientOnLedger(database, of);
-      if (claimed === undefined || !standing(claimed.core, statement)) throw refusedWith('PATIENT_CLAIMED');
+      const after = await patientOnLedger(database, of);
+      if (after === undefined || !standing(after.core, statement)) throw refusedWith('PATIENT_CLAIMED');
       return { receipt, envelopes: await envelopesTo(actor.patient, payload.encryption as PublicJwk) };
     },
 
-    async finish(actor) {
-      const known = await patientOnLedger(database, { institution, patient: actor.patient });
-      if (known === undefined || known.core.custody)
-        throw new CodedError('CONFLICT', { diagnostics: 'The claim does not stand on the ledger yet.' });
-      await custodian.release(actor.patient);
+    async envelopes({ patient }) {
+      const { encryption } = await claimed(patient);
+      return encryption === null ? {} : envelopesTo(patient, encryption as PublicJwk);
+    },
+
+    async finish({ patient }, proof) {
+      const { signing } = await claimed(patient);
+      if (signing === null) throw new CodedError('FORBIDDEN', { diagnostics: 'The patient has no key on the ledger.' });
+      const keys = await readFinishProof(proof, { institution, patient, ledger: ledgerId, signing });
+      if ((await heldKeys(patient)).some((one) => !keys.has(one)))
+        throw new CodedError('CONFLICT', { diagnostics: 'A key that is kept here is missing among those that came.' });
+      await custodian.release(patient);
     },
   };
 }

@@ -26,6 +26,9 @@ const linkBody = z.strictObject({
     .optional(),
 });
 const claimBody = z.strictObject({ proof: z.string().min(1).max(16_384) });
+/** It names every version of every category's key. */
+const MAX_FINISH = '512kb';
+const finishBody = z.strictObject({ proof: z.string().min(1).max(400_000) });
 
 /**
  * The door for what patients sign on their own device (docs/patient-device.md), to be mounted at `/device`. Statements need no
@@ -123,8 +126,15 @@ export function createDeviceRouter(parts: {
     if ('state' in claimed) res.status(202).json({ id: claimed.id });
     else res.json({ receipt: { txId: claimed.receipt.txId, block: claimed.receipt.block }, envelopes: claimed.envelopes });
   });
-  router.post('/claim/finish', limited, async (req, res) => {
-    await asPatient(req, res, ['c', 'u'], (actor) => claim.finish(actor));
+  router.post('/claim/envelopes', limited, async (req, res) => {
+    res.json({ envelopes: await asPatient(req, res, ['c', 'u'], (actor) => claim.envelopes(actor)) });
+  });
+  router.post('/claim/finish', limited, ...json(MAX_FINISH), async (req, res) => {
+    await asPatient(req, res, ['c', 'u'], (actor) => {
+      const body = finishBody.safeParse(req.body);
+      if (!body.success) throw new CodedError('BAD_REQUEST', { diagnostics: 'A claim is finished with {proof}.' });
+      return claim.finish(actor, body.data.proof);
+    });
     res.status(204).end();
   });
 

@@ -49,8 +49,8 @@ const FETCHING_SECONDS = 2;
 const MISSING_SECONDS = 60;
 
 /**
- * Where no patient is linked to one of another institution, nothing can be lacking, and the statement that finds the rows says so by the
- * way. Else rows and lack come out of one statement: of two snapshots the first could lack what the second holds, and a list would be
+ * Where no patient is linked to one of another institution, our own rows are all there are and nothing can be lacking; the statement that
+ * finds them says so by the way, and costs what it cost before there were others. Else rows and lack come out of one statement: of two snapshots the first could lack what the second holds, and a list would be
  * shorter than it says (protocol section 8).
  */
 export function createCompleteReads(parts: Pick<FacadeParts, 'database' | 'readableScope' | 'institution'>): CompleteReads {
@@ -133,17 +133,18 @@ export function createCompleteReads(parts: Pick<FacadeParts, 'database' | 'reada
         more = sql``,
       }: { type: string; id: string; document: string | undefined; version?: number; more?: SqlFragment },
     ) {
-      const { cte, from, doubtful } = readableOrDoubtful(parts, caller, shelf);
       const ofVersion = version === undefined ? sql`` : sql` and r.version = ${version}`;
-      const rest = sql`${from} and r.id = ${id} and r.type = ${type}${ofVersion} order by doubtful limit 1`;
+      const rest = sql` and r.id = ${id} and r.type = ${type}${ofVersion} order by doubtful limit 1`;
       type Row = ReadableRow & More;
       if (!linked || shelf === 'directory') {
+        const { cte, from, doubtful } = readableOrDoubtful(parts, caller, shelf, 'own');
         const also = shelf === 'directory' ? sql`` : sql`, ${LINKED}`;
         const rows = await database.query<Row & { linked?: boolean }>(
-          sql`with ${cte} select ${columns(shelf)}, ${doubtful}${more}${also} ${rest}`,
+          sql`with ${cte} select ${columns(shelf)}, ${doubtful}${more}${also} ${from}${rest}`,
         );
         if (shelf === 'directory' || !(await isLinked(rows))) return rows[0];
       }
+      const { cte, from, doubtful } = readableOrDoubtful(parts, caller, shelf, 'all');
       // Its document by its name, or by a row of a version before.
       const named =
         document === undefined
@@ -154,7 +155,7 @@ export function createCompleteReads(parts: Pick<FacadeParts, 'database' | 'reada
       const links = shelf === 'patient' ? sql`, ${linksOf(own)}` : sql``;
       const [row] = await database.query<Row & Lack & { found: true | null }>(sql`
         with ${cte} select lack.*, one.* from ${lack(caller, which, [])}
-          left join lateral (select true as found, ${columns(shelf)}, ${doubtful}${more}${links} ${rest}) one on true`);
+          left join lateral (select true as found, ${columns(shelf)}, ${doubtful}${more}${links} ${from}${rest}) one on true`);
       linked = row?.linked === true;
       if (row?.found === true) return row;
       if (row?.fetching === true || row?.given_up === true) {

@@ -4,7 +4,7 @@ import { access, type Found, patientsOf, RESOURCE_ID, tagOf, textOfRow, withAbso
 import { createCompleteReads } from './complete-reads.ts';
 import { findMisfiled, MISFILED_REVIEW, misfiledReference } from './misfiled.ts';
 import type { Answer, Caller, FacadeParts, FacadeSettings, ServedResource } from './ports.ts';
-import { columns, directRows, doubt, type ReadableRow } from './readable.ts';
+import { columns, doubt, ownRows, type ReadableRow } from './readable.ts';
 import { SERVED_TYPES } from './served-types.ts';
 
 /** If-None-Match and If-Modified-Since of a read: they are looked at after consent, for a 304 is a disclosure too. */
@@ -37,7 +37,7 @@ export function createReader(parts: FacadeParts, settings: FacadeSettings): Read
     if (version !== undefined && !/^[1-9]\d{0,8}$/.test(version)) throw new CodedError('NOT_FOUND');
     const ofVersion: SqlFragment = version === undefined ? sql`` : sql` and r.version = ${Number(version)}`;
     const direct = async (): Promise<ReadableRow | undefined> => {
-      const { cte, from } = directRows(parts, caller, shelf);
+      const { cte, from } = ownRows(parts, caller, shelf, 'direct');
       // Who is linked to somebody of another institution is shown with what the whole scope says of both.
       const also =
         shelf === 'patient'

@@ -17,41 +17,53 @@ export type RowShelf = Exclude<Shelf, 'ledger'>;
 type ScopeParts = Pick<FacadeParts, 'readableScope' | 'institution'>;
 
 export function readableRows(parts: ScopeParts, caller: Caller, shelf: RowShelf): Readable {
-  return rowsOf(parts, caller, shelf, 'whole', (r) => stands(r, parts.institution));
+  return rowsOf(parts, caller, shelf, { standing: (r) => stands(r, parts.institution) });
 }
 
 /**
- * The part of them that is looked for first: of this institution's own patients and records, what is granted directly. Never more than
- * `readableRows`, and no dearer for what other institutions let us have.
+ * The part of them that is this institution's own, its patients' and its record: all there is where nobody is linked, and no dearer for
+ * what other institutions let us have. `direct`: of these what is granted directly, which is looked for first.
  */
-export function directRows(parts: ScopeParts, caller: Caller, shelf: RowShelf): Readable {
-  return rowsOf(parts, caller, shelf, 'direct', (r) => sql`(${r}.recorder = ${parts.institution} and ${standsOwn(r)})`);
+export function ownRows(parts: ScopeParts, caller: Caller, shelf: RowShelf, extent: 'whole' | 'direct'): Readable {
+  return rowsOf(parts, caller, shelf, { standing: (r) => recordedHere(r, parts.institution, standsOwn(r)), own: extent });
 }
 
 /**
  * The same, and of documents also the rows that would be readable if their sealed object were the one that the ledger names: somebody
  * else has written here, which who may read it is told of. `doubtful` says which they are.
  */
-export function readableOrDoubtful(parts: ScopeParts, caller: Caller, shelf: RowShelf): Readable & { doubtful: SqlFragment } {
+export function readableOrDoubtful(
+  parts: ScopeParts,
+  caller: Caller,
+  shelf: RowShelf,
+  whose: 'own' | 'all',
+): Readable & { doubtful: SqlFragment } {
   const own = parts.institution;
-  if (shelf !== 'document') return { ...readableRows(parts, caller, shelf), doubtful: sql`false as doubtful` };
-  const readable = rowsOf(parts, caller, shelf, 'whole', (r) => sql`(${stands(r, own)} or ${differs(r, own)})`);
-  return { ...readable, doubtful: sql`not ${stands(raw('r'), own)} as doubtful` };
+  const standing = (r: SqlFragment): SqlFragment => (whose === 'own' ? recordedHere(r, own, standsOwn(r)) : stands(r, own));
+  const orDoubtful = (r: SqlFragment): SqlFragment => sql`(${standing(r)} or ${recordedHere(r, own, differs(r))})`;
+  const isDocument = shelf === 'document';
+  return {
+    ...rowsOf(parts, caller, shelf, { standing: isDocument ? orDoubtful : standing, ...(whose === 'own' ? { own: 'whole' } : {}) }),
+    doubtful: isDocument ? sql`not ${standing(raw('r'))} as doubtful` : sql`false as doubtful`,
+  };
+}
+
+function recordedHere(r: SqlFragment, own: string, and: SqlFragment): SqlFragment {
+  return sql`(${r}.recorder = ${own} and ${and})`;
 }
 
 function rowsOf(
   parts: ScopeParts,
   caller: Caller,
   shelf: RowShelf,
-  extent: 'whole' | 'direct',
-  standing: (r: SqlFragment) => SqlFragment,
+  rows: { standing: (r: SqlFragment) => SqlFragment; own?: 'whole' | 'direct' },
 ): Readable {
   const own = parts.institution;
-  const scope = scopeOf(parts, caller, extent);
-  const here = extent === 'direct' ? sql`g.inst = ${own}` : servedHere(own);
+  const scope = scopeOf(parts, caller, rows.own ?? 'whole');
+  const here = rows.own === undefined ? servedHere(own) : sql`g.inst = ${own}`;
   // Asked about twice in the directory; inlined all the same, so that a read by id probes only its own patient's permissions.
   const cte = sql`scope as not materialized (select g.* from (${scope}) g where ${here})`;
-  if (shelf === 'document') return { cte, from: sql`from resource r where ${documentRow(raw('r'), standing)}` };
+  if (shelf === 'document') return { cte, from: sql`from resource r where ${documentRow(raw('r'), rows.standing)}` };
   if (shelf === 'patient') return { cte, from: sql`from resource r where ${patientRow(raw('r'))}` };
   return {
     cte,
@@ -135,9 +147,8 @@ function standsShared(r: SqlFragment): SqlFragment {
  * The ledger lets this version of ours stand, and the object that is named here is another, or none is. Of another institution's record
  * it is simply not fetched yet.
  */
-function differs(r: SqlFragment, own: string): SqlFragment {
-  return sql`(${r}.recorder = ${own}
-      and exists (select 1 from projection.document d where d.recorder = ${r}.recorder and d.doc = ${r}.document and d.version = ${r}.document_version
+function differs(r: SqlFragment): SqlFragment {
+  return sql`(exists (select 1 from projection.document d where d.recorder = ${r}.recorder and d.doc = ${r}.document and d.version = ${r}.document_version
         and d.inst = ${r}.inst and d.pat = ${r}.pat and d.category = ${r}.category and not d.withdrawn
         and not exists (select 1 from document_version v where v.document = d.doc and v.version = d.version and v.ciphertext_hash = d.ciphertext_hash))
       and not exists (select 1 from subject w where w.document = ${r}.document and w.withdrawn_at is not null))`;

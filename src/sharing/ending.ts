@@ -29,7 +29,6 @@ interface OpenEnd {
   bytes: number;
   keys: number;
   held: number;
-  whole: boolean;
   audit: string;
 }
 
@@ -70,7 +69,7 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
       return;
     }
     await tx.query(sql`update shared_category set state = 'ending', code = null where ${at}`);
-    await note(tx, of, end, { document: null, versions, rows, keys: keys.length, whole });
+    await note(tx, of, end, { document: null, versions, rows, keys: keys.length });
   }
 
   /** Documents that are held here and that the ledger lets stand no more in this category; true where there were any. */
@@ -92,7 +91,7 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
       const [entry] = await tx.query<{ block: number }>(sql`
         select w.block from projection.state w where w.key = ${`wd/${inst}/${pat}/${first.recorder}/${first.document}`} order by w.block desc limit 1`);
       const end: End = { cause: 'withdrawn', endedAt: now(), block: entry?.block ?? null };
-      await note(tx, of, end, { document: first.document, versions: these, rows, keys: 0, whole: false });
+      await note(tx, of, end, { document: first.document, versions: these, rows, keys: 0 });
     }
     return versions.length > 0;
   }
@@ -101,7 +100,7 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
     tx: Sql,
     of: SharedCategory,
     end: End,
-    gone: { document: string | null; versions: readonly VersionRow[]; rows: number; keys: number; whole: boolean },
+    gone: { document: string | null; versions: readonly VersionRow[]; rows: number; keys: number },
   ): Promise<void> {
     const { institution: inst, patient: pat, category } = of;
     const id = newId('end');
@@ -122,8 +121,8 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
       );
     }
     await tx.query(sql`
-      insert into sharing_end (id, inst, pat, category, document, cause, block, ended_at, audit, whole, documents, rows, objects, bytes, keys, held)
-      values (${id}, ${inst}, ${pat}, ${category}, ${gone.document}, ${end.cause}, ${end.block}, ${end.endedAt}, ${newId('aud')}, ${gone.whole},
+      insert into sharing_end (id, inst, pat, category, document, cause, block, ended_at, audit, documents, rows, objects, bytes, keys, held)
+      values (${id}, ${inst}, ${pat}, ${category}, ${gone.document}, ${end.cause}, ${end.block}, ${end.endedAt}, ${newId('aud')},
         ${new Set(versions.map((row) => row.document)).size}, ${gone.rows}, ${versions.length - held},
         ${held > 0 ? 0 : versions.reduce((sum, row) => sum + row.size_bytes, 0)}, ${gone.keys}, ${held})`);
   }
@@ -132,7 +131,7 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
   async function finish(): Promise<boolean> {
     let any = await remove();
     const open = await database.query<OpenEnd>(sql`
-      select id, inst, pat, category, document, cause, block, ended_at, documents, rows, objects, bytes, keys, held, whole, audit
+      select id, inst, pat, category, document, cause, block, ended_at, documents, rows, objects, bytes, keys, held, audit
       from sharing_end where deleted_at is null order by ended_at, id limit 100`);
     for (const end of open) {
       try {
@@ -150,7 +149,6 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
     if (left !== undefined) return false;
     const { inst, pat, category } = end;
     const of = { institution: inst, patient: pat };
-    if (end.document === null) await custodian.destroy(holderName(own, of), end.whole ? undefined : category);
     const facts = ['cause', 'document', 'documents', 'rows', 'objects', 'bytes', 'keys', 'held', 'block'] as const;
     await audit.record({
       id: end.audit,
@@ -162,10 +160,13 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
       query: `sharing end category=${category} ended=${end.ended_at.toISOString()} ${facts.flatMap((name) => (end[name] === null ? [] : `${name}=${end[name]}`)).join(' ')}`,
     });
     await database.transaction(async (tx) => {
+      // Whoever begins a category of theirs anew waits here for this row, or is seen below.
+      await tx.query(sql`select 1 from shared_category where inst = ${inst} and pat = ${pat} order by category for update`);
       const [done] = await tx.query(
         sql`update sharing_end set deleted_at = ${now()} where id = ${end.id} and deleted_at is null returning id`,
       );
       if (done === undefined || end.document !== null) return;
+      await destroyKeys(tx, { ...of, category });
       await tx.query(
         sql`delete from shared_category where inst = ${inst} and pat = ${pat} and category = ${category} and state = 'ending'`,
       );
@@ -176,6 +177,19 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
     });
     log.info({ end: end.id, inst, pat, category, cause: end.cause }, 'what was shared is ended and deleted');
     return true;
+  }
+
+  /** The category's keys, and what belongs to the patient as a whole where nothing else of theirs is here: as it stands now, not as it stood when the end began. */
+  async function destroyKeys(tx: Sql, { institution: inst, patient: pat, category }: SharedCategory): Promise<void> {
+    const holder = holderName(own, { institution: inst, patient: pat });
+    const [left] = await tx.query<{ categories: boolean; core: boolean }>(sql`
+      select exists (select 1 from shared_category where inst = ${inst} and pat = ${pat} and state <> 'ending') as categories,
+        exists (select 1 from shared_category where inst = ${inst} and pat = ${pat} and state = 'live')
+          or exists (select 1 from resource where inst = ${inst} and pat = ${pat} and category = 'core')
+          or exists (select 1 from patient_link where inst = ${inst} and pat = ${pat} and detail is not null) as core`);
+    if (left?.categories !== true) return custodian.destroy(holder);
+    await custodian.destroy(holder, category);
+    if (!left.core) await custodian.destroy(holder, 'core');
   }
 
   /** Deletes copies that no row needs; true where one was. */

@@ -195,7 +195,7 @@ describe('the door for what patients sign on their own device, on a whole server
       ).why,
       'CATEGORIES_INCOMPLETE',
     );
-    assert.equal((await post('claim/finish', {}, await as(patient))).status, 409);
+    assert.equal((await post('claim/finish', { proof }, await as(patient))).status, 409);
 
     const { block } = await device.claim();
     assert.ok(block > 0);

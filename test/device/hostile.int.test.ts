@@ -10,11 +10,13 @@ import { type App, createApp } from '../../src/app.ts';
 import { readSettings } from '../../src/cli/settings.ts';
 import { createKeptEnvelopes } from '../../src/device/kept-envelopes.ts';
 import { newId } from '../../src/ids.ts';
+import { canonicalize } from '../../src/ledger/contract/jcs.ts';
 import * as build from '../../src/ledger/contract/payloads.ts';
 import { TYP } from '../../src/ledger/contract/shapes.ts';
 import { cosignFile, makeJoinFile, submitFile } from '../../src/membership/cosigned-file.ts';
 import { sql } from '../../src/store/sql.ts';
 import { createFileCustodian, type FileCustodian } from '../../src/vault/file-custodian.ts';
+import { jwkThumbprint } from '../../src/vault/thumbprint.ts';
 
 const AWAY = newId('inst');
 const dose = 'radiation-dose';
@@ -28,6 +30,7 @@ describe('the door against other institutions that mean ill, and devices that ar
   let home: string;
   let clinician: string;
   let patient: string;
+  let other: string;
   let device: PatientDevice;
 
   before(async () => {
@@ -44,6 +47,7 @@ describe('the door against other institutions that mean ill, and devices that ar
       sql`select distinct pat from projection.document where category = ${dose} and not withdrawn order by pat limit 2`,
     );
     patient = found[0]?.pat ?? assert.fail('no patient with a dose');
+    other = found[1]?.pat ?? assert.fail('no second patient');
     away = await createFileCustodian({ directory: join(folder, 'away'), passphrase: 'Tallow-harbour 71 quince', institution: AWAY });
     const joining = await makeJoinFile({ custodian: away, ledgerId: app.core.ledgerId, msp: `${AWAY}-msp` });
     const parts = { custodian: app.core.custodian, ledgerId: app.core.ledgerId };
@@ -162,5 +166,81 @@ describe('the door against other institutions that mean ill, and devices that ar
     assert.deepEqual(await envelopes(), before);
     await device.revoke({ grantee, categories: [dose], rotate: false });
     assert.equal(await kept.sweep(), 2);
+  });
+
+  test('a device lost between the claim and its envelopes: its keys recovered, the next one gets them; a token alone destroys nothing', async () => {
+    const lost = deviceOf(other);
+    const { categories, core } = (await lost.sync()) ?? assert.fail();
+    const made = lost.toJSON();
+    const held = await app.core.custodian.heldCategories(other);
+    assert.ok(held.length > 0);
+    const bearer = { authorization: `Bearer ${await token(other)}` };
+    assert.equal((await post('claim/envelopes', {}, bearer)).status, 409, 'in custody yet');
+    const claiming = build.claimPatientPayload({
+      ...lost.facts(),
+      encryption: build.plainJwk(made.encryption),
+      keys: categories.map(({ category, version }) => ({
+        category,
+        envelopes: [],
+        key: build.plainJwk(made.encryption),
+        version: version + 1,
+      })),
+      onBehalf: other,
+      recovery: jwkThumbprint(build.plainJwk(made.recovery)),
+      signing: build.ecJwk(made.signing),
+      version: core.version + 1,
+    });
+    assert.equal((await post('claim', { proof: lost.signed('claimPatient', claiming) }, bearer)).status, 200);
+
+    const next = deviceOf(other);
+    await next.sync();
+    const keys = next.toJSON();
+    const turning = build.rotatePatientKeyPayload({
+      ...next.facts(),
+      encryption: build.plainJwk(keys.encryption),
+      recovery: jwkThumbprint(build.plainJwk(keys.recovery)),
+      signing: build.ecJwk(keys.signing),
+      version: core.version + 2,
+    });
+    const args = [
+      next.signed('rotatePatientKey', turning),
+      lost.signed('rotatePatientKey', turning, made.recovery),
+      canonicalize(build.ecJwk(made.recovery)),
+    ];
+    const turned = await post('statements', { transaction: 'rotatePatientKey', args });
+    assert.equal(turned.status, 200, turned.why);
+
+    // What finishes is the current key's word for every version that the custodian keeps and the ledger names.
+    const finish = async (proof?: unknown) => {
+      const { status } = await post('claim/finish', proof === undefined ? {} : { proof }, bearer);
+      return [status, (await app.core.custodian.heldCategories(other)).length === held.length];
+    };
+    const all = categories.flatMap((one) => one.keys.map(({ key }) => jwkThumbprint(key)));
+    assert.deepEqual(await finish(), [400, true]);
+    assert.deepEqual(await finish('a.b.c'), [400, true]);
+    assert.deepEqual(await finish(lost.finishing(all)), [403, true], 'the lost key');
+    assert.deepEqual(await finish(next.finishing(all.slice(1))), [409, true], 'one did not come');
+    const [head, , tail] = next.finishing(all.slice(1)).split('.');
+    assert.deepEqual(await finish([head, next.finishing(all).split('.')[1], tail].join('.')), [403, true], 'altered');
+    const elsewhere = createPatientDevice({ gateway: origin, token: '', institution: home, patient, memory: { ...keys, patient } });
+    assert.deepEqual(await finish(elsewhere.finishing(all)), [403, true], 'of another patient');
+    assert.equal((await post('claim/envelopes', {}, { authorization: `Bearer ${await token(patient)}` })).status, 200);
+    assert.deepEqual(
+      (await post('claim/envelopes', {}, { authorization: `Bearer ${await token(patient)}` })).json.envelopes,
+      {},
+      'released',
+    );
+
+    await next.claim();
+    assert.deepEqual(await app.core.custodian.heldCategories(other), []);
+    const { claimed, categories: kept } = next.toJSON();
+    assert.ok(claimed);
+    for (const { category, keys: published } of categories)
+      assert.deepEqual(
+        kept[category]?.map((one) => one.version),
+        published.map((one) => one.version),
+      );
+    // Again: nothing left, no harm.
+    assert.equal((await post('claim/finish', { proof: next.finishing(all) }, bearer)).status, 204);
   });
 });

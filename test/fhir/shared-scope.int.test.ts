@@ -5,7 +5,7 @@ import { readableScope } from '../../src/consent/readable-scope.ts';
 import { codeOf } from '../../src/errors.ts';
 import { createCompleteReads } from '../../src/fhir/complete-reads.ts';
 import type { Caller } from '../../src/fhir/ports.ts';
-import { directRows } from '../../src/fhir/readable.ts';
+import { ownRows } from '../../src/fhir/readable.ts';
 import { RIGHTS } from '../../src/ledger/contract/shapes.ts';
 import type { Database } from '../../src/store/database.ts';
 import { raw, sql } from '../../src/store/sql.ts';
@@ -231,7 +231,7 @@ test('the rows that are served are those that the decision permits, linked, live
               .catch((error: unknown) => codeOf(error));
             assert.equal(typeof row === 'object', expected.rows.includes(id), id);
           }
-          const { cte, from } = directRows(parts, caller, 'document');
+          const { cte, from } = ownRows(parts, caller, 'document', 'direct');
           const direct = await database.query<{ id: string }>(sql`with ${cte} select r.id ${from}`);
           assert.ok(direct.every(({ id }) => expected.own.includes(id)));
           met.own += expected.own.length;

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, test } from 'node:test';
+import { CodedError } from '../../src/errors.ts';
 import { sql } from '../../src/store/sql.ts';
 import { holderName } from '../../src/vault/holder.ts';
 import { createWorld, type World } from './world.ts';
@@ -82,4 +83,40 @@ test('one held, one that waits for its envelope: rejected or revoked, no name st
   await w.revoke(patient);
   await w.pass();
   assert.deepEqual(await left(patient), { rows: 0, categories: 1, sharedKeys: 0, keys: NO_KEYS, ends: ['laboratory done'] });
+});
+
+test('a category granted while another end still waits for its copies keeps its keys, and the name', async () => {
+  const { patient } = await w.granted();
+  await w.pass();
+  await w.revoke(patient);
+  // The copies cannot be deleted: the end stays open.
+  const blobs = {
+    ...w.store,
+    delete: async (name: string) => {
+      if (name.includes('/copies/')) throw new CodedError('UNAVAILABLE');
+      return w.store.delete(name);
+    },
+  };
+  await w.pass({ blobs });
+  assert.deepEqual((await left(patient)).ends, ['laboratory open']);
+  await w.file(patient, { category: 'radiation-dose' });
+  await w.grant(patient, { categories: ['radiation-dose'] });
+  await w.pass({ blobs });
+  assert.equal(await w.count('shared_version', patient), 1);
+  w.clock.at = new Date(Date.now() + 600_000);
+  await w.pass();
+  assert.deepEqual(await left(patient), {
+    rows: 7,
+    categories: 1,
+    sharedKeys: 1,
+    keys: { laboratory: 'KEY_MISSING', 'radiation-dose': 'kept', core: 'kept' },
+    ends: ['laboratory done'],
+  });
+  // What comes later opens too.
+  await w.file(patient, { category: 'radiation-dose' });
+  await w.pass();
+  assert.equal(await w.count('shared_version', patient), 2);
+  await w.revoke(patient, { categories: ['radiation-dose'] });
+  await w.pass();
+  assert.deepEqual(await left(patient), { ...GONE, keys: NO_KEYS, ends: ['laboratory done', 'radiation-dose done'] });
 });

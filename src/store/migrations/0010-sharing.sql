@@ -95,7 +95,6 @@ create table sharing_end (
   ended_at timestamptz not null,          -- when it ended; denied from then on
   deleted_at timestamptz,                 -- null: rows are gone, copies and keys are being deleted
   audit text not null unique,             -- aud-… of the event of the same facts
-  whole boolean not null default false,   -- the last category of the patient: its core goes too
   documents integer not null, rows integer not null, objects integer not null, bytes bigint not null, keys integer not null,
   held integer not null                   -- sealed copies that a legal hold keeps; nobody can read them
 );
