@@ -18,7 +18,7 @@ const holderOf = (patient: string) => holderName(w.b.institution, { institution:
 const keyOf = (patient: string, category: string): Promise<string> =>
   w.b.custodian.rowKey(holderOf(patient), category, 'open').then(
     () => 'kept',
-    (error: { code?: string; message?: string }) => error.code ?? error.message,
+    (error: { code?: string; message: string }) => error.code ?? error.message,
   );
 /** What is left of a patient of theirs. */
 async function left(patient: string, categories: readonly string[] = ['laboratory', 'radiation-dose']) {
