@@ -3,6 +3,7 @@ import { newId } from '../ids.ts';
 import type { Sql } from '../store/database.ts';
 import { sql } from '../store/sql.ts';
 import { holderName, type LedgerPatient } from '../vault/holder.ts';
+import { putOff } from './backlog.ts';
 import type { SharingParts } from './parts.ts';
 import type { EndCause } from './shared-permissions.ts';
 
@@ -127,21 +128,22 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
         ${held > 0 ? 0 : versions.reduce((sum, row) => sum + row.size_bytes, 0)}, ${gone.keys}, ${held})`);
   }
 
-  /** Does what is left of every end; true where one was finished. */
-  async function finish(): Promise<boolean> {
-    let any = await remove();
+  /** Does what is left of every end; whether anything was done, and the patients of whom one was finished. */
+  async function finish(): Promise<{ any: boolean; finished: LedgerPatient[] }> {
+    const any = await remove();
+    const finished: LedgerPatient[] = [];
     const open = await database.query<OpenEnd>(sql`
       select id, inst, pat, category, document, cause, block, ended_at, documents, rows, objects, bytes, keys, held, audit
       from sharing_end where deleted_at is null order by ended_at, id limit 100`);
     for (const end of open) {
       try {
-        any = (await finishOne(end)) || any;
+        if (await finishOne(end)) finished.push({ institution: end.inst, patient: end.pat });
       } catch (error) {
         // One whose copy cannot be deleted now does not hold up the others; it is taken up again by the timer.
         log.warn({ end: end.id, code: codeOf(error) ?? 'INTERNAL' }, 'the end of a sharing could not be finished; it is tried again');
       }
     }
-    return any;
+    return { any: any || finished.length > 0, finished };
   }
 
   async function finishOne(end: OpenEnd): Promise<boolean> {
@@ -170,10 +172,10 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
       await tx.query(
         sql`delete from shared_category where inst = ${inst} and pat = ${pat} and category = ${category} and state = 'ending'`,
       );
-      // Granted again meanwhile: it begins anew.
-      await tx.query(sql`
-        insert into sharing_backlog (inst, retry_at) select ${inst}, ${now()}::timestamptz where exists (select 1 from projection.permission p
-          where p.inst = ${inst} and p.pat = ${pat} and p.category = ${category} and p.status = 'active') on conflict (inst) do update set retry_at = excluded.retry_at`);
+      // Granted again meanwhile: it begins anew, should we be killed before our caller sees to it.
+      const [again] = await tx.query(sql`
+        select 1 from projection.permission p where p.inst = ${inst} and p.pat = ${pat} and p.category = ${category} and p.status = 'active' limit 1`);
+      if (again !== undefined) await putOff(tx, inst, now());
     });
     log.info({ end: end.id, inst, pat, category, cause: end.cause }, 'what was shared is ended and deleted');
     return true;

@@ -10,6 +10,7 @@ import type { Database } from '../store/database.ts';
 import { sql } from '../store/sql.ts';
 import type { Custodian } from '../vault/custodian.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
+import { dropRefused } from './backlog.ts';
 import type { SharedCategory } from './ending.ts';
 
 /** Permissions of one grantor in one statement. */
@@ -102,7 +103,11 @@ export function createOwnDecisions(
     parts.onChanged();
     const carried = await Promise.all(ids.map((id) => awaitCommit(parts, id, parts.waitMs ?? 10_000)));
     const rejected = carried.find((one) => one.state === 'rejected');
-    if (rejected?.state === 'rejected') throw new CodedError('LEDGER_REFUSED', { diagnostics: rejected.code });
+    if (rejected?.state === 'rejected') {
+      await database.transaction((tx) => dropRefused(tx, own, now()));
+      parts.onChanged();
+      throw new CodedError('LEDGER_REFUSED', { diagnostics: rejected.code });
+    }
     const state = carried.every((one) => one.state === 'committed') ? 'committed' : 'pending';
     return { permissions: ours.length, left: found.length - ours.length, state };
   }

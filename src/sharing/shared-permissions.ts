@@ -52,6 +52,17 @@ export function livesUntil(heads: readonly Head[], institution: string, category
   return ends.length === 0 ? undefined : Math.max(...ends);
 }
 
+/** Whether nothing but a revocation that was accepted here, and is not on the ledger yet, keeps a category from us. */
+export function isSuspended(heads: readonly Head[], institution: string, now: number): boolean {
+  if (heads.every((head) => head.revokedHereAt === null)) return false;
+  const granted = heads.map((head) => ({ ...head, revokedHereAt: null }));
+  const categories = new Set(heads.map((head) => head.category));
+  return [...categories].some(
+    (category) =>
+      livesUntil(heads, institution, category, now) === undefined && livesUntil(granted, institution, category, now) !== undefined,
+  );
+}
+
 function until(heads: readonly Head[], head: Head, share: boolean, now: number, depth: number): number | undefined {
   if (head.revokedHereAt !== null || depth > MAX_DEPTH) return undefined;
   const ends = head.state.clauses

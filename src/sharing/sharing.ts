@@ -40,7 +40,9 @@ export function createSharing(parts: SharingParts & { onError?: (error: Error) =
   async function work(): Promise<void> {
     for (let any = true; any && !closed; ) {
       const changed = await takingUp.scan();
-      any = await ending.finish();
+      const ended = await ending.finish();
+      any = ended.any;
+      for (const of of ended.finished) await takingUp.refresh(of);
       // It wakes us again with its next block.
       if (changed === 'behind') continue;
       any ||= changed;

@@ -2,9 +2,10 @@ import { CodedError } from '../errors.ts';
 import type { Sql } from '../store/database.ts';
 import { sql } from '../store/sql.ts';
 import type { LedgerPatient } from '../vault/holder.ts';
+import { dropRefused, putOff } from './backlog.ts';
 import type { createEnding } from './ending.ts';
 import type { LinkState, SharingParts } from './parts.ts';
-import { endOf, type Granted, livesUntil, ownThumbprints, readGranted } from './shared-permissions.ts';
+import { endOf, type Granted, isSuspended, livesUntil, ownThumbprints, readGranted } from './shared-permissions.ts';
 
 interface CategoryRow {
   category: string;
@@ -21,7 +22,7 @@ export async function countDocuments(on: Sql, of: LedgerPatient): Promise<number
   return row?.count ?? 0;
 }
 
-/** Permissions of a backlog that one look takes up. */
+/** Patients of one institution's backlog that one look takes up. */
 const MAX_BACKLOG = 500;
 
 /**
@@ -35,6 +36,8 @@ export function createTakingUp(
 ) {
   const { database, quotas, retry, now, ending, log } = parts;
   const { institution } = parts.custodian;
+  const organization = `organization:${institution}`;
+  const members = `member:${institution}:`;
   let recipients: ReadonlySet<string> | undefined;
   /** Every shared category is looked at once after the start: what ended while nobody watched the clock. */
   let whole = true;
@@ -56,23 +59,45 @@ export function createTakingUp(
     const at = await heights(database);
     if (at.behind) return 'behind';
     const moment = now();
+    await database.transaction((tx) => dropRefused(tx, institution, moment));
+    const rounds = await backlog(moment);
     const dirty = await changed(at.seen, moment);
-    if (dirty.length === 0 && at.height === at.seen) return false;
+    if (dirty.length === 0 && rounds.length === 0 && at.height === at.seen) return false;
     let any = false;
     for (const of of dirty) any = (await refresh(of)) || any;
+    for (const round of rounds) any = (await lookAgain(round)) || any;
     await database.query(sql`
       insert into sharing_cursor (block) values (${at.height - 1}) on conflict (one) do update set block = greatest(sharing_cursor.block, excluded.block)`);
-    // What still finds no room has been put off meanwhile.
-    await database.query(sql`delete from sharing_backlog where retry_at <= ${moment}`);
     // After the cursor: should this have been cut short, the next start looks at everything.
     whole = false;
     await planEnds(moment);
     return any || at.height > at.seen;
   }
 
+  function backlog(moment: Date): Promise<{ inst: string; after: string }[]> {
+    return database.query(sql`select inst, after from sharing_backlog where retry_at <= ${moment}`);
+  }
+
+  /** Some of an institution's permissions that nothing has begun of. Rounds go on by name: no number of them keeps others waiting. */
+  async function lookAgain({ inst, after }: { inst: string; after: string }): Promise<boolean> {
+    const waiting = await database.query<{ pat: string }>(sql`
+      select distinct p.pat from projection.permission p
+      where p.inst = ${inst} and p.pat > ${after} and p.status = 'active' and (p.grantee = ${organization} or starts_with(p.grantee, ${members}))
+        and not exists (select 1 from shared_category s where s.inst = p.inst and s.pat = p.pat and s.category = p.category)
+      order by p.pat limit ${MAX_BACKLOG}`);
+    for (const { pat } of waiting) await refresh({ institution: inst, patient: pat });
+    const last = waiting.length === MAX_BACKLOG ? waiting.at(-1) : undefined;
+    const at = sql`inst = ${inst} and after = ${after}`;
+    if (last !== undefined) await database.query(sql`update sharing_backlog set after = ${last.pat} where ${at}`);
+    else
+      await database.transaction(async (tx) => {
+        await tx.query(sql`delete from sharing_backlog where ${at} and next_at is null`);
+        await tx.query(sql`update sharing_backlog set after = '', retry_at = next_at, next_at = null where ${at}`);
+      });
+    return last !== undefined;
+  }
+
   async function changed(seen: number, moment: Date): Promise<LedgerPatient[]> {
-    const organization = `organization:${institution}`;
-    const members = `member:${institution}:`;
     const time = whole || moment.getTime() > nextEnd;
     const rows = await database.query<{ inst: string; pat: string }>(sql`
       select p.inst, p.pat from projection.permission p where p.block >= ${seen} and p.inst <> ${institution}
@@ -86,11 +111,7 @@ export function createTakingUp(
       union select s.inst, s.pat from shared_category s join revocation v on v.inst = s.inst and v.pat = s.pat and v.category = s.category
         where s.state <> 'ending' and not exists (select 1 from projection.state k where k.key = v.used_key)
       union select s.inst, s.pat from shared_category s where ${whole} or (${time} and exists (
-        select 1 from projection.clause c where c.inst = s.inst and c.pat = s.pat and c.category = s.category and c.period_end < ${moment}))
-      union select * from (select p.inst, p.pat from sharing_backlog b join projection.permission p on p.inst = b.inst
-        where b.retry_at <= ${moment} and p.status = 'active' and (p.grantee = ${organization} or starts_with(p.grantee, ${members}))
-          and not exists (select 1 from shared_category s where s.inst = p.inst and s.pat = p.pat and s.category = p.category)
-        order by p.block limit ${MAX_BACKLOG}) waiting`);
+        select 1 from projection.clause c where c.inst = s.inst and c.pat = s.pat and c.category = s.category and c.period_end < ${moment}))`);
     return rows.map(({ inst, pat }) => ({ institution: inst, patient: pat })).filter((of) => of.institution !== institution);
   }
 
@@ -130,6 +151,9 @@ export function createTakingUp(
           if (row.state === 'live') any = (await want(tx, of, row)) || any;
         }
       }
+      // The ledger may refuse a revocation yet that we took at its word: then it begins again.
+      if (granted.status === 'active' && isSuspended(granted.heads, institution, now().getTime()))
+        await putOff(tx, of.institution, new Date(now().getTime() + retry.mostMs));
       return any;
     });
   }
@@ -159,10 +183,10 @@ export function createTakingUp(
         (select count(*) from shared_category where inst = ${inst} and state in ('waiting', 'refused')) as pending`);
     if ((counts?.pending ?? 0) >= quotas.maxPendingPerInstitution || (counts?.patients ?? 0) >= quotas.maxPatients) {
       // Nothing is kept of each: a flood would be one of rows here. They stand on the ledger.
-      const [noted] = await tx.query<{ fresh: boolean }>(sql`
-        insert into sharing_backlog (inst, retry_at) values (${inst}, ${new Date(now().getTime() + retry.slowMs)})
-        on conflict (inst) do update set retry_at = excluded.retry_at returning xmax = 0 as fresh`);
-      if (noted?.fresh === true) {
+      const [noted] = await tx.query<{ over: boolean }>(sql`select over from sharing_backlog where inst = ${inst} for update`);
+      await putOff(tx, inst, new Date(now().getTime() + retry.slowMs));
+      if (noted?.over !== true) {
+        await tx.query(sql`update sharing_backlog set over = true where inst = ${inst}`);
         log.warn({ inst, linked }, 'more is granted here by an institution than the quotas take; it waits');
         parts.onAlarm({ code: 'SHARED_QUOTA', inst, pat, category });
       }

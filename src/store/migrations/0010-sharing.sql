@@ -108,8 +108,15 @@ create table legal_hold (
 create index sharing_end_open on sharing_end (id) where deleted_at is null;
 -- Copies of ours that no row needs any more, to be deleted: `ending` names the end that waits for it.
 create table shared_removal (pointer text primary key, ending text);
--- Institutions with more grants or documents on the ledger than the quotas take: looked at again from the ledger at `retry_at`.
-create table sharing_backlog (inst text primary key, retry_at timestamptz not null);
+-- Institutions of whose grants some could not begin here: more than the quotas take, or one that is revoked here and not on the ledger,
+-- which may refuse that yet. Looked at again from the ledger at `retry_at`, patient by patient, so many at a time.
+create table sharing_backlog (
+  inst text primary key,
+  retry_at timestamptz not null,
+  after text not null default '',         -- patient up to whom this round has come
+  next_at timestamptz,                    -- when the next round is due; null: nothing that this one saw still waits
+  over boolean not null default false     -- over the quotas, and alarmed
+);
 -- Sealed copies that a hold keeps after their keys are gone.
 create table held_object (pointer text primary key, inst text not null, pat text not null, category text not null, document text not null, version integer not null, since timestamptz not null default now());
 -- The newest block whose permissions, keys and entries were looked at.

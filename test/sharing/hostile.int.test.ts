@@ -1,0 +1,155 @@
+import assert from 'node:assert/strict';
+import { after, afterEach, before, describe, test } from 'node:test';
+import { newId } from '../../src/ids.ts';
+import { createOutbox } from '../../src/outbox/postgres-outbox.ts';
+import { createOwnDecisions } from '../../src/sharing/own-decisions.ts';
+import { sql } from '../../src/store/sql.ts';
+import { createWorld, type World } from './world.ts';
+
+/** Other institutions that lie or flood, and a ledger that says no late. */
+let w: World;
+before(async () => {
+  w = await createWorld();
+});
+after(() => w.close());
+afterEach(() => {
+  w.clock.at = undefined;
+  w.alarms.length = 0;
+});
+
+const later = (ms: number): void => {
+  w.clock.at = new Date((w.clock.at?.getTime() ?? Date.now()) + ms);
+};
+const stateOf = async (patient: string, category = 'laboratory'): Promise<string | undefined> =>
+  (await w.database.query<{ state: string }>(sql`select state from shared_category where pat = ${patient} and category = ${category}`))[0]
+    ?.state;
+
+describe('a revocation that is accepted here and refused late', () => {
+  /** As whoever accepts one writes it: a row of the outbox, and the denial. */
+  async function accepted(patient: string): Promise<string> {
+    const outbox = newId('obx');
+    await w.database.query(sql`
+      insert into outbox (id, transaction, args, priority) values (${outbox}, 'revokePermission', '{x}', 0)`);
+    await w.database.query(sql`
+      insert into revocation (inst, pat, grantor, grantee, category, used_key, outbox)
+      values (${w.a.institution}, ${patient}, 'patient', ${`member:${w.b.institution}:${w.clinician}`}, 'laboratory', ${`used/${outbox}`}, ${outbox})`);
+    return outbox;
+  }
+  const refuse = (outbox: string) =>
+    w.database.query(sql`update outbox set state = 'rejected', error_code = 'STATEMENT_LATE', settled_at = now() where id = ${outbox}`);
+
+  test('the category ends, and begins again once the ledger has refused; also after a restart between', async () => {
+    const { patient } = await w.granted();
+    await w.pass();
+    const outbox = await accepted(patient);
+    await w.pass();
+    assert.equal(await stateOf(patient), undefined);
+    assert.equal(await w.count('resource', patient), 0);
+    // Looked at again while it is on its way, more than once.
+    for (let i = 0; i < 3; i++) {
+      later(200);
+      await w.pass();
+      assert.equal(await stateOf(patient), undefined);
+      assert.equal(await w.count('sharing_backlog'), 1);
+    }
+    await refuse(outbox);
+    later(200);
+    await w.pass();
+    assert.equal(await stateOf(patient), 'live');
+    assert.equal(await w.count('shared_version', patient), 1);
+    assert.equal(await w.count('revocation', patient), 0);
+    later(1000);
+    await w.pass();
+    assert.equal(await w.count('sharing_backlog'), 0);
+  });
+
+  test('its denial taken away by whoever accepted it: the same', async () => {
+    const { patient } = await w.granted();
+    await w.pass();
+    await accepted(patient);
+    await w.pass();
+    await w.database.query(sql`delete from revocation where pat = ${patient}`);
+    later(200);
+    await w.pass();
+    assert.equal(await stateOf(patient), 'live');
+  });
+
+  test('before anything had begun: the same', async () => {
+    const { patient } = await w.granted();
+    const outbox = await accepted(patient);
+    await w.pass();
+    assert.equal(await stateOf(patient), undefined);
+    await refuse(outbox);
+    later(200);
+    await w.pass();
+    assert.equal(await stateOf(patient), 'live');
+  });
+
+  test('signed by our former key: it denies on, for it is sent again', async () => {
+    const { patient } = await w.granted();
+    await w.pass();
+    const outbox = await accepted(patient);
+    await w.database.query(sql`update outbox set state = 'rejected', error_code = 'JWS_KEY', settled_at = now() where id = ${outbox}`);
+    later(200);
+    await w.pass();
+    assert.equal(await stateOf(patient), undefined);
+    assert.equal(await w.count('revocation', patient), 1);
+    await w.database.query(sql`delete from revocation where pat = ${patient}`);
+    later(200);
+    await w.pass();
+  });
+
+  test('renounced and refused: the denial goes, and a later end is not said to be renounced', async () => {
+    const { patient } = await w.granted();
+    await w.pass();
+    const outbox = createOutbox({ database: w.database, highWater: 100, lowWater: 50, pollMs: 10 });
+    try {
+      const decisions = createOwnDecisions({
+        database: w.database,
+        rows: w.rows,
+        custodian: w.b.custodian,
+        ledgerId: w.ledgerId,
+        msp: w.b.gateway.msp,
+        activeRole: async () => 'privacy-officer',
+        now: w.parts.now,
+        waitMs: 5000,
+        onChanged: () => {},
+        outbox,
+        projected: (block, timeoutMs) => w.projection.waitFor(block, timeoutMs),
+      });
+      const renounced = decisions.renounce({ institution: w.a.institution, patient, category: 'laboratory' }, w.officer);
+      const failed = assert.rejects(renounced, { code: 'LEDGER_REFUSED' });
+      for (let n = 0; n === 0; ) {
+        const rows = await w.database.query(sql`
+          update outbox set state = 'rejected', error_code = 'STATEMENT_LATE', settled_at = now() where patient = ${`${w.a.institution}/${patient}`} returning id`);
+        n = rows.length;
+      }
+      await failed;
+    } finally {
+      await outbox.close();
+    }
+    assert.equal(await w.count('revocation', patient), 0);
+    await w.pass();
+    assert.equal(await stateOf(patient), 'live');
+    await w.revoke(patient);
+    await w.pass();
+    const [end] = await w.database.query<{ cause: string }>(sql`select cause from sharing_end where pat = ${patient}`);
+    assert.equal(end?.cause, 'revoked');
+  });
+
+  test('many grants that nothing can come of keep nobody else from beginning again', async () => {
+    const { patient } = await w.granted();
+    await w.pass();
+    const outbox = await accepted(patient);
+    await w.pass();
+    await w.database.query(sql`
+      insert into projection.permission (inst, pat, grantor, grantee, category, seq, status, recorded_at, tx_id, block)
+      select ${w.a.institution}, 'pat-0' || g, 'patient', ${`organization:${w.b.institution}`}, 'laboratory', 1, 'active', now(), 'flood', 0
+      from generate_series(1, 600) g`);
+    await refuse(outbox);
+    later(200);
+    await w.pass();
+    await w.database.query(sql`delete from projection.permission where tx_id = 'flood'`);
+    assert.equal(await stateOf(patient), 'live');
+  });
+});
