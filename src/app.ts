@@ -166,6 +166,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       verifyToken,
       allows: scopeAllows,
       fresh,
+      quotas: server.device,
       statementsPerMinute: Math.min(STATEMENTS_A_MINUTE, server.http.requestsPerMinute),
     });
     const smart = issuer.smartConfiguration() as { capabilities: string[]; scopes_supported: string[] };

@@ -122,6 +122,11 @@ export const ERRORS = {
     issue: 'business-rule',
     text: "An envelope does not fit the statement. Send those that the payload names under this institution's prefix, whole, and no other.",
   },
+  ENVELOPE_QUOTA: {
+    status: 429,
+    issue: 'throttled',
+    text: 'More came in envelopes than is kept here for one patient or one other institution. Hand the statement to another gateway, or wait.',
+  },
   // -- directories of other institutions --
   DIRECTORY_MALFORMED: { status: 422, issue: 'structure', text: 'This is no signed directory of an institution on this ledger.' },
   DIRECTORY_SIGNATURE: {

@@ -242,6 +242,22 @@ export const serverSchema = z.strictObject({
       .describe('Patients are matched by these identifiers and by nothing else.'),
     excludeTestPatients: z.boolean().default(true).describe('Skip persons that a source marks as test patients.'),
   }),
+  device: z
+    .strictObject({
+      maxBytesPerPatient: z
+        .int()
+        .min(100_000)
+        .default(20_000_000)
+        .describe('Bytes kept here in envelopes of one patient; a statement that brings more is refused, a revocation brings none.'),
+      maxBytesPerPatientADay: z.int().min(100_000).default(5_000_000).describe('The same, of what comes within a day.'),
+      maxBytesPerInstitution: z
+        .int()
+        .min(100_000)
+        .default(200_000_000)
+        .describe('Bytes kept here in envelopes of all patients of one other institution.'),
+      maxBytesPerInstitutionADay: z.int().min(100_000).default(20_000_000).describe('The same, of what comes within a day.'),
+    })
+    .prefault({}),
   sharing: z
     .strictObject({
       maxPatients: z

@@ -10,6 +10,7 @@ import type { Database } from '../store/database.ts';
 import type { Custodian } from '../vault/custodian.ts';
 import { createCarrying } from './carrying.ts';
 import { type Claim, createClaim } from './claim.ts';
+import type { EnvelopeQuotas } from './envelope-intake.ts';
 import { createKeptEnvelopes } from './kept-envelopes.ts';
 import { createDeviceRouter } from './router.ts';
 import { createStateReading, type StateReading } from './state.ts';
@@ -39,6 +40,8 @@ export interface DeviceParts extends Carrier {
   fresh(): Promise<boolean>;
   /** Statements a minute and address; 0: no limit. */
   statementsPerMinute: number;
+  /** Of envelopes that are kept here for others. */
+  quotas: EnvelopeQuotas;
   /** How long an answer waits for the ledger before it says that the statement is on its way. Default 10 s. */
   waitMs?: number;
   now?: () => Date;
@@ -50,7 +53,7 @@ export function createDevice(parts: DeviceParts): Device {
   const { institution } = custodian;
   const now = parts.now ?? (() => new Date());
   const carrying = createCarrying({ ...parts, waitMs: parts.waitMs ?? 10_000 });
-  const envelopes = createKeptEnvelopes({ database, blobs, institution });
+  const envelopes = createKeptEnvelopes({ database, blobs, institution, quotas: parts.quotas });
   const statements = createStatements({ ...parts, institution, carrying, envelopes, now });
   const claim = createClaim({ ...parts, carrying, now });
   const state = createStateReading({ ...parts, institution });

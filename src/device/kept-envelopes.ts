@@ -5,8 +5,9 @@ import type { BlobStore } from '../store/blobs.ts';
 import type { Database, Sql } from '../store/database.ts';
 import { announcePuts, forgetPuts } from '../store/documents.ts';
 import { sql } from '../store/sql.ts';
-import { isEnvelopeTo, MAX_ENVELOPE_LENGTH } from '../vault/envelope.ts';
+import { isEnvelopeTo, longestEnvelope, MAX_ENVELOPE_LENGTH } from '../vault/envelope.ts';
 import type { LedgerPatient } from '../vault/holder.ts';
+import { type EnvelopeQuotas, takeIn } from './envelope-intake.ts';
 
 /** An envelope as a statement names it: by a permission's version, or by a category key's. */
 export interface NamedEnvelope {
@@ -28,63 +29,98 @@ export function envelopesOfKey({ category, version, envelopes }: Payloads['publi
   return envelopes.map((envelope) => ({ ...envelope, category, grantee: null, sequence: null, keyVersion: version }));
 }
 
+/** One that lies under our own prefix. */
+type StoredEnvelope = NamedEnvelope & { sizeBytes: number };
+
 export interface KeptEnvelopes {
   /**
    * Stores the envelopes that came with a statement. Each must be one that the payload names under our own prefix; one that it
-   * names there and that did not come must lie there already. ENVELOPE_UNFIT or TOO_LARGE otherwise, and nothing is stored.
+   * names there and that did not come must lie there already. ENVELOPE_UNFIT, TOO_LARGE or ENVELOPE_QUOTA otherwise, and nothing is
+   * stored. Resolves to those under our own prefix.
    */
-  put(of: LedgerPatient, named: readonly NamedEnvelope[], given: readonly string[]): Promise<void>;
+  put(facts: {
+    of: LedgerPatient;
+    statement: string;
+    named: readonly NamedEnvelope[];
+    given: readonly string[];
+  }): Promise<readonly StoredEnvelope[]>;
   /** Their rows, in the transaction that brings the statement on its way: from then on no sweep takes them. */
-  keep(tx: Sql, facts: { of: LedgerPatient; statement: string; outbox: string; named: readonly NamedEnvelope[] }): Promise<void>;
+  keep(tx: Sql, facts: { of: LedgerPatient; statement: string; outbox: string; stored: readonly StoredEnvelope[] }): Promise<void>;
   /** Gives up envelopes that nothing on the ledger names any more; their objects go with the next sweep an hour later. Resolves to their number. */
   sweep(): Promise<number>;
 }
+
+/** Characters: of some thirty versions of a category key. More only where the ledger has more of them. */
+const ALWAYS_FITS = 16 * 1024;
+const NOT_SEEN_YET = 8;
 
 /** Envelopes under our own prefix: we alone may put there, so whichever gateway carries a statement keeps its envelopes. */
 export function createKeptEnvelopes(parts: {
   database: Database;
   blobs: Pick<BlobStore, 'put' | 'head'>;
   institution: string;
+  quotas: EnvelopeQuotas;
 }): KeptEnvelopes {
-  const { database, blobs, institution } = parts;
+  const { database, blobs, institution, quotas } = parts;
   const prefix = `${institution}/envelopes/`;
   const isOurs = (one: NamedEnvelope): boolean => one.path.startsWith(prefix);
 
+  /** How long an envelope may be: that of all versions of the category's key, those that our view does not show yet included. */
+  async function longest(of: LedgerPatient, category: string): Promise<number> {
+    const [head] = await database.query<{ version: number | null }>(sql`
+      select max(version) as version from projection.category_key
+      where inst = ${of.institution} and pat = ${of.patient} and category = ${category}`);
+    return Math.min(Math.max(ALWAYS_FITS, longestEnvelope((head?.version ?? 0) + NOT_SEEN_YET)), MAX_ENVELOPE_LENGTH);
+  }
+
   return {
-    async put(of, named, given) {
+    async put({ of, statement, named, given }) {
       for (const one of named) if (!one.path.endsWith(`/envelopes/${one.hash}`)) throw unfit('A path does not end in the hash beside it.');
       const texts = new Map<string, string>();
+      const limits = new Map<string, number>();
       for (const text of given) {
         if (text.length > MAX_ENVELOPE_LENGTH) throw new CodedError('TOO_LARGE');
         const hash = createHash('sha256').update(text).digest('hex');
         const naming = named.filter((one) => isOurs(one) && one.hash === hash);
         if (naming.length === 0) throw unfit("The statement does not name one of them under this institution's prefix.");
-        for (const { category, recipient } of naming)
+        for (const { category, recipient } of naming) {
+          const limit = limits.get(category) ?? (await longest(of, category));
+          limits.set(category, limit);
+          if (text.length > limit) throw new CodedError('TOO_LARGE');
           if (!isEnvelopeTo(text, { patient: of, category, recipient }))
             throw unfit('One of them is none, or is of another patient, category or recipient than the statement says.');
+        }
         texts.set(hash, text);
       }
-      for (const one of named)
-        if (isOurs(one) && !texts.has(one.hash) && (await blobs.head(one.path)) === undefined) throw unfit('One of them is missing.');
-      if (texts.size === 0) return;
+      const stored: StoredEnvelope[] = [];
+      let sizeBytes = 0;
+      for (const one of named.filter(isOurs)) {
+        const there = await blobs.head(one.path);
+        const size = texts.get(one.hash)?.length ?? there?.sizeBytes;
+        if (size === undefined) throw unfit('One of them is missing.');
+        if (there === undefined && !stored.some(({ hash }) => hash === one.hash)) sizeBytes += size;
+        stored.push({ ...one, sizeBytes: size });
+      }
+      if (texts.size === 0) return stored;
+      if (sizeBytes > 0) await takeIn(database, { of, statement, sizeBytes, isForeign: of.institution !== institution, quotas });
       await announcePuts(
         database,
         [...texts.keys()].map((hash) => prefix + hash),
       );
       for (const [hash, text] of texts) await blobs.put(prefix + hash, Buffer.from(text));
+      return stored;
     },
 
-    async keep(tx, { of, statement, outbox, named }) {
-      const ours = named.filter(isOurs);
-      for (const one of ours)
+    async keep(tx, { of, statement, outbox, stored }) {
+      for (const one of stored)
         await tx.query(sql`
-          insert into device_envelope (name, statement, inst, pat, category, recipient, grantee, sequence, key_version, outbox)
+          insert into device_envelope (name, statement, inst, pat, category, recipient, grantee, sequence, key_version, size_bytes, outbox)
           values (${one.path}, ${statement}, ${of.institution}, ${of.patient}, ${one.category}, ${one.recipient}, ${one.grantee}, ${one.sequence},
-            ${one.keyVersion}, ${outbox})
+            ${one.keyVersion}, ${one.sizeBytes}, ${outbox})
           on conflict (name, statement) do update set outbox = excluded.outbox`);
       await forgetPuts(
         tx,
-        ours.map((one) => one.path),
+        stored.map((one) => one.path),
       );
     },
 
@@ -102,6 +138,7 @@ export function createKeptEnvelopes(parts: {
       const underWay = sql`exists (select 1 from outbox o where o.id = v.outbox and (o.settled_at is null
         or (o.state <> 'committed' and o.settled_at > now() - interval '1 hour')
         or (o.state = 'committed' and o.block >= (select height from projection.checkpoint))))`;
+      await database.query(sql`delete from device_envelope_intake where taken_at < now() - interval '1 day'`);
       return database.transaction(async (tx) => {
         const gone = await tx.query<{ name: string }>(sql`
           delete from device_envelope v

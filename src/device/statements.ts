@@ -99,13 +99,13 @@ export function createStatements(parts: {
     const { takesAway } = plan;
     const admission = { of, kid: statement.kid, item, ...(takesAway === undefined ? {} : { takesAway }) };
     await carrying.admit(admission);
-    await envelopes.put(of, plan.envelopes, given);
+    const stored = await envelopes.put({ of, statement: statement.identity, named: plan.envelopes, given });
     return carrying.carry({
       ...admission,
       statement: statement.identity,
       item,
       async write(tx, outbox) {
-        await envelopes.keep(tx, { of, statement: statement.identity, outbox, named: plan.envelopes });
+        await envelopes.keep(tx, { of, statement: statement.identity, outbox, stored });
         await plan.write?.(tx, outbox);
       },
     });

@@ -1,5 +1,6 @@
 import type { KeyObject } from 'node:crypto';
 import { CompactEncrypt, compactDecrypt, decodeProtectedHeader, importJWK, type JWK } from 'jose';
+import { z } from 'zod';
 import { CodedError } from '../errors.ts';
 import type { EnvelopeContent, PublicJwk } from './custodian.ts';
 import { padded } from './sealed-object-format.ts';
@@ -68,18 +69,67 @@ export async function openEnvelope(
   }
 }
 
-/** Whether an envelope's protected header, which anybody can read, is that of an envelope of this category to this key. */
+const coordinate = z.string().regex(/^[A-Za-z0-9_-]{43}$/);
+const protectedHeader = z.strictObject({
+  alg: z.literal('ECDH-ES+A256KW'),
+  enc: z.literal('A256GCM'),
+  typ: z.literal(ENVELOPE_TYPE),
+  cty: z.literal('jwk-set+json'),
+  kid: z.string(),
+  patient: z.tuple([z.string(), z.string()]),
+  category: z.string(),
+  versions: z.array(z.int().min(1)).min(1),
+  epk: z.union([
+    z.strictObject({ kty: z.literal('EC'), crv: z.literal('P-256'), x: coordinate, y: coordinate }),
+    z.strictObject({ kty: z.literal('OKP'), crv: z.literal('X25519'), x: coordinate }),
+  ]),
+});
+/** Characters of an A256KW wrap of a 256-bit key, of an IV and of a tag (RFC 7518 sections 4.4 and 5.3). */
+const WRAPPED_LENGTH = 54;
+const IV_LENGTH = 16;
+const TAG_LENGTH = 22;
+
+/**
+ * Whether what anybody can read of an envelope, its protected header and the lengths of its parts, is that of an envelope of this
+ * category to this key: nothing that is no envelope is kept as one.
+ */
 export function isEnvelopeTo(envelope: string, expect: Pick<EnvelopeContent, 'patient' | 'category'> & { recipient: string }): boolean {
+  const parts = envelope.split('.');
+  if (parts.length !== 5 || !parts.every((part) => /^[A-Za-z0-9_-]+$/.test(part))) return false;
+  const [, wrapped = '', iv = '', ciphertext = '', tag = ''] = parts;
+  if (wrapped.length !== WRAPPED_LENGTH || iv.length !== IV_LENGTH || tag.length !== TAG_LENGTH) return false;
+  if (Buffer.from(ciphertext, 'base64url').length % STEP_BYTES !== 0) return false;
+  const header = protectedHeader.safeParse(headerOf(envelope));
+  if (!header.success) return false;
+  const { kid, patient, category, versions } = header.data;
+  return (
+    kid === expect.recipient &&
+    patient[0] === expect.patient.institution &&
+    patient[1] === expect.patient.patient &&
+    category === expect.category &&
+    versions.every((version, i) => version > (versions[i - 1] ?? 0))
+  );
+}
+
+function headerOf(envelope: string): unknown {
   try {
-    const { alg, enc, typ, kid, patient, category } = decodeProtectedHeader(envelope) as Record<string, unknown>;
-    const { institution, patient: name } = expect.patient;
-    const wanted = ['ECDH-ES+A256KW', 'A256GCM', ENVELOPE_TYPE, expect.recipient, [institution, name], expect.category];
-    const parts = envelope.split('.');
-    const isCompact = parts.length === 5 && parts.every((part) => /^[A-Za-z0-9_-]+$/.test(part));
-    return isCompact && JSON.stringify([alg, enc, typ, kid, patient, category]) === JSON.stringify(wanted);
+    return decodeProtectedHeader(envelope);
   } catch {
-    return false;
+    return undefined;
   }
+}
+
+/** A JWK with its private half, as the most talkative library writes it, and its place in the header. */
+const VERSION_BYTES = 320;
+/** What else an envelope holds: a link code's text; names and a key in the header. */
+const LINK_BYTES = 1100;
+const HEADER_BYTES = 900;
+
+/** Characters of the longest envelope of so many versions of a category key. */
+export function longestEnvelope(versions: number): number {
+  const filled = Math.ceil(padded(LINK_BYTES + versions * VERSION_BYTES) / STEP_BYTES) * STEP_BYTES;
+  const header = HEADER_BYTES + versions * String(versions).length + versions;
+  return Math.ceil(((header + filled) * 4) / 3) + WRAPPED_LENGTH + IV_LENGTH + TAG_LENGTH + 8;
 }
 
 /** Thumbprint of the key that an envelope says it is sealed to; undefined where it is none. */

@@ -24,6 +24,7 @@ const AWAY = newId('inst');
 const dose = 'radiation-dose';
 const laboratory = 'laboratory';
 const none = 'f'.repeat(64);
+const QUOTAS = { maxBytesPerPatient: 1e6, maxBytesPerPatientADay: 1e6, maxBytesPerInstitution: 1e6, maxBytesPerInstitutionADay: 1e6 };
 
 describe('the door for what patients sign on their own device, on a whole server of the embedded default', () => {
   let folder: string;
@@ -405,7 +406,7 @@ describe('the door for what patients sign on their own device, on a whole server
     assert.equal(device.toJSON().categories[dose]?.at(-1)?.version, versions.find((one) => one.category === dose)?.version);
     const names = (await rows<{ name: string }>(sql`select name from device_envelope where grantee = ${grantee}`)).map((row) => row.name);
     assert.ok(names.length > 0);
-    const kept = createKeptEnvelopes({ database: app.core.database, blobs: app.core.blobs, institution: home });
+    const kept = createKeptEnvelopes({ database: app.core.database, blobs: app.core.blobs, institution: home, quotas: QUOTAS });
     const of = { institution: home, patient };
     await device.grant({ grantee: `member:${home}:${clinician}`, categories: [dose] });
     const [live] = await rows<{ name: string }>(
@@ -428,7 +429,18 @@ describe('the door for what patients sign on their own device, on a whole server
       of,
       statement: none,
       outbox: 'obx-none',
-      named: [{ category: dose, hash: none, path: `${home}/envelopes/${none}`, recipient: 'x', grantee, sequence: 99, keyVersion: null }],
+      stored: [
+        {
+          category: dose,
+          hash: none,
+          path: `${home}/envelopes/${none}`,
+          recipient: 'x',
+          grantee,
+          sequence: 99,
+          keyVersion: null,
+          sizeBytes: 1,
+        },
+      ],
     });
     assert.equal(await kept.sweep(), 1);
     assert.equal(await kept.sweep(), 0);

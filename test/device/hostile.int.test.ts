@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { createHash, generateKeyPairSync } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,17 +10,20 @@ import { createSimulator, type Simulator } from '../../simulator/simulator.ts';
 import { type App, createApp } from '../../src/app.ts';
 import { readSettings } from '../../src/cli/settings.ts';
 import { createKeptEnvelopes } from '../../src/device/kept-envelopes.ts';
+import { codeOf } from '../../src/errors.ts';
 import { newId } from '../../src/ids.ts';
 import { canonicalize } from '../../src/ledger/contract/jcs.ts';
 import * as build from '../../src/ledger/contract/payloads.ts';
 import { TYP } from '../../src/ledger/contract/shapes.ts';
 import { cosignFile, makeJoinFile, submitFile } from '../../src/membership/cosigned-file.ts';
 import { sql } from '../../src/store/sql.ts';
+import { sealEnvelope } from '../../src/vault/envelope.ts';
 import { createFileCustodian, type FileCustodian } from '../../src/vault/file-custodian.ts';
 import { jwkThumbprint } from '../../src/vault/thumbprint.ts';
 
 const AWAY = newId('inst');
 const dose = 'radiation-dose';
+const QUOTAS = { maxBytesPerPatient: 1e6, maxBytesPerPatientADay: 1e6, maxBytesPerInstitution: 1e6, maxBytesPerInstitutionADay: 1e6 };
 
 describe('the door against other institutions that mean ill, and devices that are lost', () => {
   let folder: string;
@@ -129,7 +133,7 @@ describe('the door against other institutions that mean ill, and devices that ar
   });
 
   test('an envelope that the ledger names stays, also where our own carrying of the statement was refused', async () => {
-    const kept = createKeptEnvelopes({ database: app.core.database, blobs: app.core.blobs, institution: home });
+    const kept = createKeptEnvelopes({ database: app.core.database, blobs: app.core.blobs, institution: home, quotas: QUOTAS });
     const grantee = `member:${home}:${clinician}`;
     await device.sync();
     await kept.sweep();
@@ -156,8 +160,8 @@ describe('the door against other institutions that mean ill, and devices that ar
       { grantee: null, sequence: null, keyVersion: 99 },
       { grantee: null, sequence: null, keyVersion: device.toJSON().categories[dose]?.at(-1)?.version ?? 0 },
     ]) {
-      const named = [{ ...one, category: dose, hash, path: `${home}/envelopes/${hash}`, recipient: 'x' }];
-      await kept.keep(app.core.database, { of: { institution: home, patient }, statement: hash, outbox, named });
+      const stored = [{ ...one, category: dose, hash, path: `${home}/envelopes/${hash}`, recipient: 'x', sizeBytes: 1 }];
+      await kept.keep(app.core.database, { of: { institution: home, patient }, statement: hash, outbox, stored });
       await settle('0 s');
       assert.equal(await kept.sweep(), 0);
       await settle('1 day');
@@ -166,6 +170,138 @@ describe('the door against other institutions that mean ill, and devices that ar
     assert.deepEqual(await envelopes(), before);
     await device.revoke({ grantee, categories: [dose], rotate: false });
     assert.equal(await kept.sweep(), 2);
+  });
+
+  /** A grant to a clinician of ours that names this envelope. */
+  const grantWith = (text: string, recipient: string) => {
+    const hash = createHash('sha256').update(text).digest('hex');
+    const grantee = `member:${home}:${clinician}`;
+    const head = device.toJSON().heads.find((one) => one.grantee === grantee && one.category === dose);
+    const payload = build.grantPayload({
+      ...device.facts(),
+      consent: 'con-test',
+      evidence: null,
+      grantor: 'patient',
+      notAfter: new Date(Date.now() + 60_000).toISOString(),
+      onBehalf: null,
+      permissions: [
+        {
+          category: dose,
+          clauses: [
+            {
+              consent: 'con-test',
+              dataEnd: null,
+              dataStart: null,
+              effect: 'permit',
+              emergency: false,
+              periodEnd: '2099-01-01T00:00:00.000Z',
+              periodStart: null,
+              purposes: null,
+              rights: ['read'],
+            },
+          ],
+          envelope: { hash, path: `${home}/envelopes/${hash}`, recipient },
+          grantee,
+          sequence: (head?.sequence ?? 0) + 1,
+        },
+      ],
+    });
+    return post('statements', { transaction: 'grantPermission', args: [device.signed('grantPermission', payload)], envelopes: [text] });
+  };
+
+  test('the door is no store: what is no envelope, or longer than one can be, is not kept', async () => {
+    await device.sync();
+    const { encryption } = await app.core.custodian.institutionKeys();
+    const recipient = jwkThumbprint(encryption);
+    const kept = device.toJSON().categories[dose] ?? assert.fail();
+    const of = { patient: { institution: home, patient }, category: dose };
+    const good = await sealEnvelope({ ...of, keys: kept }, { ...encryption, kid: recipient });
+    const [head = '', wrapped = '', iv = '', ciphertext = '', tag = ''] = good.split('.');
+    const stored = async () =>
+      (await rows<{ n: number }>(sql`select (select count(*) from puts) + (select count(*) from device_envelope) as n`))[0]?.n;
+    const before = await stored();
+    const header = JSON.parse(Buffer.from(head, 'base64url').toString()) as Record<string, unknown>;
+    const withHeader = (more: object): string => Buffer.from(JSON.stringify({ ...header, ...more })).toString('base64url');
+    const unfit = {
+      iv: [head, wrapped, 'AA', ciphertext, tag],
+      tag: [head, wrapped, iv, ciphertext, `${tag}AA`],
+      'wrapped key': [head, `${wrapped}${'A'.repeat(4000)}`, iv, ciphertext, tag],
+      'a ciphertext that fills no steps': [head, wrapped, iv, `${ciphertext}AAAA`, tag],
+      'more in its header': [withHeader({ memo: 'x'.repeat(3000) }), wrapped, iv, ciphertext, tag],
+      'another algorithm': [withHeader({ alg: 'ECDH-ES' }), wrapped, iv, ciphertext, tag],
+      'versions out of order': [withHeader({ versions: [2, 1] }), wrapped, iv, ciphertext, tag],
+    };
+    for (const [what, parts] of Object.entries(unfit)) {
+      const { status, code } = await grantWith(parts.join('.'), recipient);
+      assert.deepEqual([status, code], [422, 'ENVELOPE_UNFIT'], what);
+    }
+    // Of the form to the last letter, and larger than all versions of this key are.
+    const large = [head, wrapped, iv, Buffer.alloc(7 * 2048).toString('base64url'), tag].join('.');
+    assert.ok(large.length > 16 * 1024);
+    assert.deepEqual((await grantWith(large, recipient)).status, 413);
+    assert.equal(await stored(), before);
+    assert.equal((await grantWith(good, recipient)).status, 200);
+  });
+
+  test('what comes in envelopes is counted before it is stored, by patient and by other institution; no revocation is refused by it', async () => {
+    await device.sync();
+    const grantee = `member:${home}:${clinician}`;
+    const { encryption } = await app.core.custodian.institutionKeys();
+    const recipient = jwkThumbprint(encryption);
+    const sealed = async (of: { institution: string; patient: string }) => {
+      const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+      const keys = [{ version: 1, jwk: privateKey.export({ format: 'jwk' }) }];
+      const text = await sealEnvelope({ patient: of, category: dose, keys }, { ...encryption, kid: recipient });
+      const hash = createHash('sha256').update(text).digest('hex');
+      const path = `${home}/envelopes/${hash}`;
+      return { text, hash, named: [{ category: dose, hash, path, recipient, grantee, sequence: 1, keyVersion: null }] };
+    };
+    const keep = async (of: { institution: string; patient: string }, quotas: Partial<typeof QUOTAS>) => {
+      const kept = createKeptEnvelopes({ ...app.core, institution: home, quotas: { ...QUOTAS, ...quotas } });
+      const { text, hash, named } = await sealed(of);
+      try {
+        await kept.put({ of, statement: hash, named, given: [text] });
+      } catch (error) {
+        assert.equal(await app.core.blobs.head(`${home}/envelopes/${hash}`), undefined);
+        return codeOf(error);
+      }
+      return 'stored';
+    };
+    const size = (await sealed({ institution: AWAY, patient: 'pat-1' })).text.length;
+    const two = 2 * size + 100;
+    // Of another institution: as many patients as it likes, one number.
+    for (const quota of ['maxBytesPerInstitutionADay', 'maxBytesPerInstitution'] as const) {
+      const came = [];
+      for (const name of ['pat-1', 'pat-2', 'pat-3']) came.push(await keep({ institution: AWAY, patient: name }, { [quota]: two }));
+      assert.deepEqual(came, ['stored', 'stored', 'ENVELOPE_QUOTA'], quota);
+      await rows(sql`delete from device_envelope_intake`);
+    }
+    for (const quota of ['maxBytesPerPatientADay', 'maxBytesPerPatient'] as const) {
+      const came = [];
+      for (const name of ['pat-1', 'pat-1', 'pat-1', 'pat-2'])
+        came.push(await keep({ institution: AWAY, patient: name }, { [quota]: two }));
+      assert.deepEqual(came, ['stored', 'stored', 'ENVELOPE_QUOTA', 'stored'], quota);
+      await rows(sql`delete from device_envelope_intake`);
+    }
+    // Our own patients together have none: each has their own.
+    for (const name of ['pat-1', 'pat-2', 'pat-3'])
+      assert.equal(
+        await keep({ institution: home, patient: name }, { maxBytesPerInstitutionADay: 1, maxBytesPerInstitution: 1 }),
+        'stored',
+      );
+    await rows(sql`delete from device_envelope_intake`);
+    // What has come to stand counts on, past the day.
+    const [row] = await rows<{ n: number }>(sql`select count(*) as n from device_envelope where pat = ${patient} and inst = ${home}`);
+    assert.ok((row?.n ?? 0) > 0, 'an envelope of the test before');
+    assert.equal(await keep({ institution: home, patient }, { maxBytesPerPatient: size + 100 }), 'ENVELOPE_QUOTA');
+
+    // At the door: 429, nothing stored, and a revocation goes through.
+    await rows(sql`insert into device_envelope_intake (statement, inst, pat, size_bytes) values ('full', ${home}, ${patient}, 1000000000)`);
+    const refused = await grantWith((await sealed({ institution: home, patient })).text, recipient);
+    assert.deepEqual([refused.status, refused.code], [429, 'ENVELOPE_QUOTA']);
+    const revoked = await revokedBy(device.signed('revokePermission', revokeOf(grantee)));
+    assert.equal(revoked.status, 200, revoked.why);
+    await rows(sql`delete from device_envelope_intake`);
   });
 
   test('a device lost between the claim and its envelopes: its keys recovered, the next one gets them; a token alone destroys nothing', async () => {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { generateKeyPairSync } from 'node:crypto';
 import { test } from 'node:test';
 import type { PublicJwk } from '../../src/vault/custodian.ts';
-import { isEnvelopeTo, openEnvelope, sealEnvelope } from '../../src/vault/envelope.ts';
+import { isEnvelopeTo, longestEnvelope, openEnvelope, sealEnvelope } from '../../src/vault/envelope.ts';
 import { jwkThumbprint } from '../../src/vault/thumbprint.ts';
 
 const institution = 'inst-alpha';
@@ -30,4 +30,19 @@ test('an envelope carries a code inside, and neither that nor another version sh
   assert.ok(!isEnvelopeTo(linked, { ...of, category: 'radiation-dose', recipient: kid }));
   assert.ok(!isEnvelopeTo(linked, { ...of, patient: { institution, patient: 'pat-other' }, recipient: kid }));
   assert.ok(!isEnvelopeTo(`${linked}.x`, { ...of, recipient: kid }) && !isEnvelopeTo('no envelope', { ...of, recipient: kid }));
+});
+
+test('no envelope is longer than its number of versions says', async () => {
+  const { publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+  const jwk = publicKey.export({ format: 'jwk' }) as PublicJwk;
+  const secret = generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey.export({ format: 'jwk' });
+  const name = 'x'.repeat(64);
+  for (const versions of [1, 9, 40, 400]) {
+    // As a browser's own export writes a key, with the longest code and the longest names.
+    const keys = Array.from({ length: versions }, (_, i) => ({ version: i + 1, jwk: { ...secret, key_ops: ['deriveBits'], ext: true } }));
+    const content = { patient: { institution: name, patient: name }, category: name, keys, link: 'c'.repeat(1024) };
+    const { length } = await sealEnvelope(content, { ...jwk, kid: jwkThumbprint(jwk) });
+    assert.ok(length <= longestEnvelope(versions), `${versions}: ${length}`);
+    assert.ok(longestEnvelope(versions) < 1.6 * length, `${versions}: ${longestEnvelope(versions)} of ${length}`);
+  }
 });

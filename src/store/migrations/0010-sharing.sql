@@ -90,7 +90,7 @@ create table sharing_end (
   id text primary key,                    -- end-…
   inst text not null, pat text not null, category text not null,
   document text,                          -- null: the whole category
-  cause text not null check (cause in ('revoked', 'renounced', 'expired', 'withdrawn', 'erased', 'alarmed', 'rejected')),
+  cause text not null check (cause in ('revoked', 'renounced', 'expired', 'withdrawn', 'erased', 'alarmed', 'rejected', 'taken')), -- taken: the pseudonym is that of a patient who was enrolled earlier, elsewhere
   block bigint,                           -- of what ended it, where it stands on the ledger
   ended_at timestamptz not null,          -- when it ended; denied from then on
   deleted_at timestamptz,                 -- null: rows are gone, copies and keys are being deleted
@@ -146,11 +146,20 @@ create table device_envelope (
   recipient text not null,                -- thumbprint of the key that it is to
   grantee text, sequence integer,         -- of the permission's version; null where a key version names it
   key_version integer,
+  size_bytes integer not null,
   outbox text not null,
   put_at timestamptz not null default now(),
   primary key (name, statement)
 );
 create index device_envelope_of on device_envelope (inst, pat, category);
+-- What came in envelopes with a statement, counted before it is stored; a day.
+create table device_envelope_intake (
+  statement text primary key,
+  inst text not null, pat text not null,
+  size_bytes bigint not null,
+  taken_at timestamptz not null default now()
+);
+create index device_envelope_intake_of on device_envelope_intake (inst, pat, taken_at);
 
 -- Signed directories of other institutions, as they were handed over; each is checked against the ledger whenever it is used.
 create table directory_of (
