@@ -4,10 +4,11 @@ import { stringifyLossless } from '../records/lossless-json.ts';
 import type { Sql } from '../store/database.ts';
 import { announcePuts, forgetPuts } from '../store/documents.ts';
 import { insertResources, prepareResources, type ResourceRows, writePatients } from '../store/resources.ts';
-import { sql } from '../store/sql.ts';
+import { type SqlFragment, sql } from '../store/sql.ts';
 import { unwrapWithCategoryKey } from '../vault/foreign-wrap.ts';
 import { holderName } from '../vault/holder.ts';
-import { deleteRows, removeLater } from './ending.ts';
+import { putOff } from './backlog.ts';
+import { type createEnding, deleteRows, removeLater } from './ending.ts';
 import { keyPlace, retryAt, type SharingParts } from './parts.ts';
 import { type Received, type SharedDocument, sharedDocument } from './shared-documents.ts';
 import { countDocuments } from './taking-up.ts';
@@ -59,7 +60,7 @@ export function createFetching(
   parts: Pick<
     SharingParts,
     'database' | 'rows' | 'custodian' | 'sealer' | 'blobs' | 'links' | 'facility' | 'quotas' | 'retry' | 'now' | 'onAlarm' | 'log'
-  > & { requireView(tx: Sql): Promise<void> },
+  > & { requireView(tx: Sql): Promise<void>; ending: Pick<ReturnType<typeof createEnding>, 'endCategory'> },
 ) {
   const { database, rows, custodian, sealer, blobs, links, quotas, retry, now, onAlarm, log } = parts;
   const own = custodian.institution;
@@ -227,6 +228,7 @@ export function createFetching(
           if (same.pointer !== pointer) await removeLater(tx, [same.pointer], null);
         } else {
           await requireFreeIds(tx, of, shared);
+          await evict(tx, of);
           await deleteRows(
             tx,
             sql`recorder = ${recorder} and document = ${document} and inst = ${inst} and pat = ${pat} and document_version <= ${version}`,
@@ -252,6 +254,19 @@ export function createFetching(
       await tx.query(sql`
         delete from shared_object where recorder = ${recorder} and document = ${document} and (version, n) <= (${version}, ${of.n})`);
     });
+  }
+
+  /** Whoever bears the patient's pseudonym at another institution and was enrolled later gives way, should they have come here first. */
+  async function evict(tx: Sql, { inst, pat }: Received): Promise<void> {
+    const there = await tx.query<{ inst: string }>(sql`select distinct inst from resource where id = ${pat} and inst <> ${inst}`);
+    for (const { inst: later } of there) {
+      const categories = await tx.query<{ category: string }>(sql`
+        select category from shared_category where inst = ${later} and pat = ${pat} and state <> 'ending' order by category for update`);
+      const end = { cause: 'taken', endedAt: now(), block: null } as const;
+      for (const { category } of categories) await parts.ending.endCategory(tx, { institution: later, patient: pat, category }, end);
+      // Its permissions stand: what comes of them now says why it is refused.
+      await putOff(tx, later, now());
+    }
   }
 
   /** Once more, where it gets narrow under the patient's lock: several of their objects are fetched at one time. */
@@ -308,6 +323,11 @@ export function createFetching(
   return { fetchSome };
 }
 
+/** Where a pseudonym of an institution was enrolled first: block and place in it, in one order. Names of patients are the institutions' own, but stand in one room here. */
+function enrolled(inst: SqlFragment, pat: string): SqlFragment {
+  return sql`(select array[k.block, k.tx] from projection.state k where k.key = 'pat/' || ${inst} || '/' || ${pat} || '/core' order by k.block, k.tx limit 1)`;
+}
+
 /** A hostile institution can neither overwrite nor shadow rows of ours or of a third, nor take their ids before they come. */
 async function requireFreeIds(on: Sql, of: Received, shared: SharedDocument): Promise<void> {
   const { inst, pat, recorder, document } = of;
@@ -315,15 +335,16 @@ async function requireFreeIds(on: Sql, of: Received, shared: SharedDocument): Pr
   if (new Set(ids).size !== ids.length) throw new CodedError('SHARED_CONTENT', { diagnostics: 'Two resources bear one id.' });
   const taken = await on.query(sql`
     select 1 from resource r where r.id = any(${ids}) and (r.inst, r.pat, r.recorder, r.document) is distinct from (${inst}, ${pat}, ${recorder}, ${document})
-    union all select 1 from resource r where r.id = ${pat} and (r.inst <> ${inst} or r.pat <> ${pat})
+    union all select 1 from resource r where r.id = ${pat} and r.pat <> ${pat}
     union all select 1 from patient p where p.pat = ${pat} or p.pat = any(${ids})
     union all select 1 from resource_identity i where i.id = any(${ids})
     union all select 1 from directory_resource d where d.id = any(${ids}) or d.id = ${pat}
-    union all select 1 from subject s where s.document = ${document}
+    union all select 1 from subject s where s.document = ${document} or s.document = any(${ids})
+    union all select 1 from projection.institution i where i.inst <> ${inst} and ${enrolled(sql`i.inst`, pat)} < ${enrolled(sql`${inst}`, pat)}
     union all select 1 from projection.institution i join projection.document d on d.recorder = i.inst and d.doc = ${document}
       where i.inst <> ${recorder}
-        and (select min(e.block) from projection.entry e where e.inst = d.inst and e.pat = d.pat and e.recorder = d.recorder and e.doc = d.doc)
-          <= (select min(e.block) from projection.entry e where e.inst = ${inst} and e.pat = ${pat} and e.recorder = ${recorder} and e.doc = ${document})
+        and (select min(array[e.block, e.tx]) from projection.entry e where e.inst = d.inst and e.pat = d.pat and e.recorder = d.recorder and e.doc = d.doc)
+          < (select min(array[e.block, e.tx]) from projection.entry e where e.inst = ${inst} and e.pat = ${pat} and e.recorder = ${recorder} and e.doc = ${document})
     limit 1`);
   if (taken.length > 0) throw new CodedError('SHARED_ID_TAKEN');
 }

@@ -78,7 +78,7 @@ function until(heads: readonly Head[], head: Head, share: boolean, now: number, 
   return above === undefined ? undefined : Math.min(own, above);
 }
 
-export type EndCause = 'revoked' | 'renounced' | 'expired' | 'withdrawn' | 'erased' | 'alarmed' | 'rejected';
+export type EndCause = 'revoked' | 'renounced' | 'expired' | 'withdrawn' | 'erased' | 'alarmed' | 'rejected' | 'taken';
 
 /** Why, when and in which block the last permission on a category ended, once `livesUntil` finds none. */
 export function endOf(

@@ -30,7 +30,7 @@ export function createSharing(parts: SharingParts & { onError?: (error: Error) =
   const ending = createEnding(parts);
   const takingUp = createTakingUp({ ...parts, ending });
   const envelopes = createEnvelopes({ ...parts, requireView: takingUp.requireView });
-  const fetching = createFetching({ ...parts, requireView: takingUp.requireView });
+  const fetching = createFetching({ ...parts, ending, requireView: takingUp.requireView });
   let running: Promise<void> | undefined;
   let woken = false;
   let closed = false;

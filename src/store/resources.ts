@@ -45,6 +45,8 @@ interface ResourceRow {
   version: number;
   type: string;
   inst: string;
+  /** Of another institution's patient: it gives way to rows of ours. */
+  isShared: boolean;
   pat: string;
   category: string;
   recorder: string;
@@ -92,6 +94,7 @@ export async function prepareResources(sealed: SealedRows, input: DocumentResour
         version: input.version,
         type,
         inst: input.institution,
+        isShared: input.holder !== undefined,
         pat: input.patient,
         category: input.category,
         recorder: input.recorder ?? input.institution,
@@ -119,6 +122,10 @@ export async function prepareResources(sealed: SealedRows, input: DocumentResour
 export async function insertResources(tx: Sql, prepared: readonly ResourceRows[]): Promise<void> {
   const rows = prepared.flatMap((one) => one.rows);
   if (rows.length === 0) return;
+  await clearIds(
+    tx,
+    rows.filter((row) => !row.isShared),
+  );
   const column = <K extends keyof ResourceRow>(name: K): ResourceRow[K][] => rows.map((row) => row[name]);
   const bodies = packBytes(column('body'));
   await tx.query(sql`
@@ -141,6 +148,30 @@ export async function insertResources(tx: Sql, prepared: readonly ResourceRows[]
     insert into resource_date (id, version, parameter, range_start, range_end)
     select * from unnest(${dates.map((d) => d.id)}::text[], ${dates.map((d) => d.version)}::int[], ${dates.map((d) => d.parameter)}::text[],
       ${dates.map((d) => d.range.start)}::timestamptz[], ${dates.map((d) => d.range.end)}::timestamptz[])`);
+}
+
+/**
+ * Whatever another institution's document has brought under an id of ours goes, the whole document, and is wanted anew, which then says
+ * why it is refused: nobody's object keeps our own records from being filed. Fetching lets none in; this is the second line.
+ */
+async function clearIds(tx: Sql, own: readonly ResourceRow[]): Promise<void> {
+  const [first] = own;
+  if (first === undefined) return;
+  const ids = [...new Set(own.map((row) => row.id))];
+  const taken = await tx.query<{ recorder: string; document: string | null }>(
+    sql`select distinct recorder, document from resource where id = any(${ids}::text[]) and inst <> ${first.inst} order by recorder, document`,
+  );
+  if (taken.length === 0) return;
+  const named = sql`(select * from unnest(${taken.map((row) => row.recorder)}::text[], ${taken.map((row) => row.document)}::text[]) as t(recorder, document))`;
+  await tx.query(sql`
+    with gone as (delete from resource r where r.inst <> ${first.inst} and (r.id = any(${ids}::text[]) or (r.recorder, r.document) in ${named}) returning id, version)
+    delete from resource_date d using gone where d.id = gone.id and d.version = gone.version`);
+  await tx.query(sql`
+    with gone as (delete from shared_version v where (v.recorder, v.document) in ${named} returning *),
+      copies as (insert into shared_removal (pointer) select distinct pointer from gone on conflict do nothing)
+    insert into shared_object (recorder, document, version, n, inst, pat, category)
+    select distinct on (recorder, document) recorder, document, version, n, inst, pat, category from gone order by recorder, document, version desc
+    on conflict (recorder, document) do nothing`);
 }
 
 /** Both steps in one call, for callers whose transaction is open anyway. */
@@ -185,6 +216,7 @@ export async function writePatients(
         version,
         type: 'Patient',
         inst: institution,
+        isShared: holder !== patient,
         pat: patient,
         category: 'core',
         recorder: institution,

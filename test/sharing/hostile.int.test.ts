@@ -3,6 +3,7 @@ import { after, afterEach, before, describe, test } from 'node:test';
 import { newId } from '../../src/ids.ts';
 import { createOutbox } from '../../src/outbox/postgres-outbox.ts';
 import { createOwnDecisions } from '../../src/sharing/own-decisions.ts';
+import { insertResources, prepareResources } from '../../src/store/resources.ts';
 import { sql } from '../../src/store/sql.ts';
 import { createWorld, type World } from './world.ts';
 
@@ -151,5 +152,131 @@ describe('a revocation that is accepted here and refused late', () => {
     await w.pass();
     await w.database.query(sql`delete from projection.permission where tx_id = 'flood'`);
     assert.equal(await stateOf(patient), 'live');
+  });
+});
+
+describe('names that somebody else bears', () => {
+  /** Of one name: enrolled by C, then by A, each linked with a patient of ours. */
+  async function twice(): Promise<{ name: string; ofA: () => Promise<void>; ofC: () => Promise<void> }> {
+    const name = await w.enroll(w.c);
+    await w.enroll(w.a, name);
+    await w.caughtUp();
+    const share = async (of: typeof w.a): Promise<void> => {
+      await w.file(name, { of });
+      await w.grant(name, { of, link: await w.code(await w.ownPatient()) });
+      await w.pass();
+    };
+    return { name, ofA: () => share(w.a), ofC: () => share(w.c) };
+  }
+  const patients = (name: string) =>
+    w.database.query<{ inst: string; n: number }>(sql`
+      select inst, count(*) as n from resource where pat = ${name} group by inst order by inst`);
+
+  test('a pseudonym belongs to whoever enrolled it first, whether anything of theirs is here or not', async () => {
+    const { name, ofA, ofC } = await twice();
+    await ofA();
+    assert.deepEqual(await patients(name), []);
+    const [wanted] = await w.database.query<{ code: string }>(sql`select code from shared_object where pat = ${name}`);
+    assert.equal(wanted?.code, 'SHARED_ID_TAKEN');
+    await ofC();
+    assert.deepEqual(await patients(name), [{ inst: w.c.institution, n: 7 }]);
+  });
+
+  test('who is here before the one who was enrolled first gives way, with all that is held of them, and says why', async () => {
+    const { name, ofA, ofC } = await twice();
+    const core = `pat/${w.c.institution}/${name}/core`;
+    // As rows of a time before there was this rule.
+    await w.database.query(sql`update projection.state set key = 'away' where key = ${core}`);
+    await ofA();
+    await w.file(name, { category: 'radiation-dose' });
+    await w.grant(name, { categories: ['radiation-dose'] });
+    await w.pass();
+    await w.database.query(sql`update projection.state set key = ${core} where key = 'away'`);
+    assert.deepEqual(await patients(name), [{ inst: w.a.institution, n: 13 }]);
+    await ofC();
+    assert.deepEqual(await patients(name), [{ inst: w.c.institution, n: 7 }]);
+    const ends = await w.database.query<{ cause: string; inst: string; deleted_at: Date | null }>(
+      sql`select cause, inst, deleted_at from sharing_end where pat = ${name}`,
+    );
+    assert.deepEqual(
+      ends.map((end) => [end.cause, end.inst, end.deleted_at !== null]),
+      [
+        ['taken', w.a.institution, true],
+        ['taken', w.a.institution, true],
+      ],
+    );
+    const wanted = await w.database.query<{ code: string; inst: string }>(sql`select code, inst from shared_object where pat = ${name}`);
+    assert.deepEqual(
+      wanted.map((row) => [row.code, row.inst]),
+      [
+        ['SHARED_ID_TAKEN', w.a.institution],
+        ['SHARED_ID_TAKEN', w.a.institution],
+      ],
+    );
+    // Revoked by C's patient, A's is not let in after all.
+    await w.revoke(name, { of: w.c });
+    later(120_000);
+    await w.pass();
+    assert.deepEqual(await patients(name), []);
+  });
+
+  test('the id of a document of ours, whether anything of it is filed or not', async () => {
+    const { patient } = await w.granted();
+    await w.pass();
+    const own = await w.ownPatient();
+    const document = newId('doc');
+    await w.database.query(sql`
+      insert into subject (sub, pat, category, key, document) values (${newId('sub')}, ${own}, 'laboratory', ${document}, ${document})`);
+    await w.file(patient, { document });
+    await w.pass();
+    const [wanted] = await w.database.query<{ code: string }>(sql`select code from shared_object where pat = ${patient}`);
+    assert.equal(wanted?.code, 'SHARED_ID_TAKEN');
+  });
+
+  test('our own filing is kept off by nothing that another institution brought: the whole of that document goes, and is refused', async () => {
+    const { patient, filed } = await w.granted();
+    await w.pass();
+    const own = await w.ownPatient();
+    const document = newId('doc');
+    const id = `res-${filed.document.slice(4)}`;
+    const prepared = await prepareResources(w.rows, {
+      institution: w.b.institution,
+      patient: own,
+      category: 'laboratory',
+      document,
+      version: 1,
+      lastUpdated: new Date(),
+      resources: [
+        {
+          type: 'Observation',
+          id,
+          text: JSON.stringify({ resourceType: 'Observation', id, status: 'final', effectiveDateTime: '2026-10-30' }),
+        },
+      ],
+    });
+    await w.database.transaction((tx) => insertResources(tx, [prepared]));
+    const rows = await w.database.query<{ pat: string; type: string }>(
+      sql`select pat, type from resource where id = ${id} or pat = ${patient} order by type`,
+    );
+    assert.deepEqual(rows, [
+      { pat: own, type: 'Observation' },
+      { pat: patient, type: 'Patient' },
+    ]);
+    await w.pass();
+    const [wanted] = await w.database.query<{ code: string; version: number }>(
+      sql`select code, version from shared_object where pat = ${patient}`,
+    );
+    assert.deepEqual([wanted?.code, wanted?.version], ['SHARED_ID_TAKEN', 1]);
+    assert.equal(await w.count('shared_version', patient), 0);
+    assert.equal(await w.store.head(`${w.b.institution}/copies/${filed.ciphertextHash}`), undefined);
+    assert.deepEqual(
+      w.alarms.map((alarm) => alarm.code),
+      ['SHARED_ID_TAKEN'],
+    );
+    // A row of our own is never taken for another's.
+    await assert.rejects(
+      w.database.transaction((tx) => insertResources(tx, [prepared])),
+      { code: '23505' },
+    );
   });
 });

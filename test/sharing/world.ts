@@ -46,6 +46,8 @@ export interface FileOptions {
   version?: number;
   category?: string;
   patient?: string;
+  /** Whose patient; who records, where that is another. */
+  of?: Other;
   recorder?: Other;
   value?: string;
   name?: string;
@@ -383,13 +385,14 @@ export async function createWorld(options: { parts?: Partial<SharingParts>; quot
     },
     /** Seals a document at A, puts it and enters it on the ledger. */
     async file(patient: string, facts: FileOptions = {}): Promise<Filed> {
-      const recorder = facts.recorder ?? a;
+      const of = facts.of ?? a;
+      const recorder = facts.recorder ?? of;
       const document = facts.document ?? newId('doc');
       const version = facts.version ?? 1;
       const category = facts.category ?? 'laboratory';
       const made = world.bundleOf(patient, document, version, facts);
       facts.spoil?.(made);
-      const key = await a.custodian.categoryKey(patient, category);
+      const key = await of.custodian.categoryKey(patient, category);
       if (key === undefined) throw new Error('no key');
       const sealed = await createSealer({ custodian: recorder.custodian }).seal({
         institution: recorder.institution,
@@ -413,7 +416,7 @@ export async function createWorld(options: { parts?: Partial<SharingParts>; quot
         commitment: sealed.commitment,
         bytes: sealed.bytes,
       };
-      if (facts.entered !== false) await world.enter(patient, filed, { category, keyVersion: key.version, recorder, ...facts.entry });
+      if (facts.entered !== false) await world.enter(patient, filed, { category, keyVersion: key.version, of, recorder, ...facts.entry });
       return filed;
     },
     async enter(
@@ -422,16 +425,18 @@ export async function createWorld(options: { parts?: Partial<SharingParts>; quot
       facts: {
         category?: string;
         keyVersion?: number;
+        of?: Other;
         recorder?: Other;
         commitment?: string;
         ciphertextHash?: string;
         pointer?: string;
       } = {},
     ): Promise<void> {
-      const recorder = facts.recorder ?? a;
+      const of = facts.of ?? a;
+      const recorder = facts.recorder ?? of;
       const argument = build.recordDocumentsArgument([
         {
-          institution: a.institution,
+          institution: of.institution,
           patient,
           category: facts.category ?? 'laboratory',
           ciphertextHash: facts.ciphertextHash ?? filed.ciphertextHash,
