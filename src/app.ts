@@ -285,7 +285,11 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       const sweeper = createSchedule({
         name: 'sweep',
         everyMs: 3_600_000,
-        work: () => device.sweep().then(() => core.reconcile.sweep()),
+        work: () =>
+          device
+            .sweep()
+            .then(() => core.reconcile.sweep())
+            .finally(() => core.blobs.sweep()),
         log,
       });
       closers.push(() => sweeper.close());

@@ -3,11 +3,17 @@ import { mkdir, open, readdir, readFile, rename, stat, unlink } from 'node:fs/pr
 import { dirname, join } from 'node:path';
 import { CodedError } from '../errors.ts';
 import { BLOB_NAME, type BlobStore } from './blobs.ts';
+import { isRunning, processIdentity } from './process-alive.ts';
 
 export interface FileBlobs extends BlobStore {
   /** Where an object lies, whether it is there or not. */
   pathOf(name: string): string;
+  /** Removes what puts that were killed left: ciphertext under no name, which nothing else finds. At the start, and every so often. */
+  sweep(): Promise<void>;
 }
+
+/** Longer than any put. */
+const LONGEST_PUT_MS = 3_600_000;
 
 /**
  * Blobs in a directory: `<directory>/<inst>/{objects,envelopes,copies}/<2 hex>/<2 hex>/<sha256>`. A put writes a temporary file, fsyncs,
@@ -19,7 +25,11 @@ export function createFileBlobs(options: { directory: string }): FileBlobs {
   /** Folders known to be durable; made once, so a put does not ask again. */
   const known = new Map<string, Promise<void>>();
   const temporaries = join(directory, '.tmp');
-  let swept: Promise<void> | undefined;
+  /**
+   * What this process's temporary files begin with. Several may put into one directory: a command beside the server, or the server of
+   * another institution on another machine; so each says whose it is, and only those of processes that are gone are swept at once.
+   */
+  let writer: Promise<string> | undefined;
 
   const pathOf = (name: string): string => {
     const match = BLOB_NAME.exec(name);
@@ -42,9 +52,9 @@ export function createFileBlobs(options: { directory: string }): FileBlobs {
     async put(name, bytes) {
       const path = pathOf(name);
       const folder = dirname(path);
-      const temporary = join(temporaries, randomBytes(16).toString('hex'));
+      const temporary = join(temporaries, `${await (writer ??= writerOf(process.pid))}.${randomBytes(16).toString('hex')}`);
       try {
-        await (swept ??= sweepTemporaries(temporaries));
+        await makeFolder(temporaries);
         await makeFolder(folder);
         // A put cut short before its folder's fsync may have left the name: the fsync below makes it count. A damaged
         // object is healed by the next put of the right bytes.
@@ -58,7 +68,7 @@ export function createFileBlobs(options: { directory: string }): FileBlobs {
         if (isMissing(error)) {
           // Somebody removed the folders: the next put makes them again.
           known.delete(folder);
-          swept = undefined;
+          known.delete(temporaries);
         }
         throw new CodedError('UNAVAILABLE', { diagnostics: 'An object could not be stored.', cause: error });
       }
@@ -85,23 +95,52 @@ export function createFileBlobs(options: { directory: string }): FileBlobs {
         if (!isMissing(error)) throw new CodedError('UNAVAILABLE', { diagnostics: 'An object could not be deleted.', cause: error });
       }
     },
+    sweep: () => sweepTemporaries(temporaries),
     async close() {
       known.clear();
     },
   };
 }
 
-/** Temporary files lie apart, so that those of a killed put are found without listing the store. An hour is longer than any put. */
+/** Temporary files lie apart, so that those of a killed put are found without listing the store. */
 async function sweepTemporaries(folder: string): Promise<void> {
-  await mkdir(folder, { recursive: true, mode: 0o700 });
-  for (const name of await readdir(folder)) {
-    const path = join(folder, name);
-    const age = await stat(path).then(
-      (found) => Date.now() - found.mtimeMs,
-      () => 0,
-    );
-    if (age > 3_600_000) await unlink(path).catch(() => {});
+  let names: string[];
+  try {
+    names = await readdir(folder);
+  } catch (error) {
+    if (isMissing(error)) return;
+    throw new CodedError('UNAVAILABLE', { diagnostics: 'The folder of temporary files could not be read.', cause: error });
   }
+  const writers = new Map<string, Promise<boolean>>();
+  for (const name of names) {
+    const path = join(folder, name);
+    const writer = name.slice(0, name.lastIndexOf('.'));
+    let gone = writers.get(writer);
+    if (gone === undefined) {
+      gone = isGone(writer);
+      writers.set(writer, gone);
+    }
+    if ((await gone) || (await ageOf(path)) > LONGEST_PUT_MS) await unlink(path).catch(() => {});
+  }
+}
+
+async function writerOf(pid: number): Promise<string> {
+  const { started, boot } = await processIdentity(pid);
+  return [boot, pid, started].join('.');
+}
+
+/** Of this machine, since it was started, and running no more. Of another machine or boot nobody here can say: age tells. */
+async function isGone(writer: string): Promise<boolean> {
+  const [, boot = '', pid, started = ''] = /^([0-9a-f-]*)\.(\d{1,10})\.(\d*)$/.exec(writer) ?? [];
+  if (pid === undefined || boot !== (await processIdentity(process.pid)).boot) return false;
+  return !(await isRunning({ pid: Number(pid), started, boot }));
+}
+
+function ageOf(path: string): Promise<number> {
+  return stat(path).then(
+    (found) => Date.now() - found.mtimeMs,
+    () => 0,
+  );
 }
 
 async function write(path: string, bytes: Uint8Array): Promise<void> {

@@ -1,16 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { link, open, readFile, stat, unlink } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { isAlive } from './process-alive.ts';
-
-/** Which process: a pid alone is reused, in a container at once, so start time and boot stand beside it. */
-interface Holder {
-  pid: number;
-  /** Start time of the process in clock ticks (Linux), else empty. */
-  started: string;
-  /** Boot id of the machine (Linux), else empty. */
-  boot: string;
-}
+import { isRunning, type ProcessIdentity, processIdentity } from './process-alive.ts';
 
 /** A takeover takes microseconds; whoever left one behind was killed in it. */
 const TAKEOVER_STALE_MS = 10_000;
@@ -20,7 +11,7 @@ const TAKEOVER_STALE_MS = 10_000;
  * Two that take over at once are ordered by a second file, so that neither removes the other's fresh lock.
  */
 export async function takePidLock(path: string): Promise<{ release(): Promise<void> } | { heldBy: string }> {
-  const own = JSON.stringify(await holderOf(process.pid));
+  const own = JSON.stringify(await processIdentity(process.pid));
   const temporary = `${path}.${process.pid}.${randomBytes(6).toString('hex')}`;
   const file = await open(temporary, 'wx', 0o600);
   await file.writeFile(own);
@@ -74,10 +65,12 @@ async function links(from: string, to: string): Promise<boolean> {
   }
 }
 
-function parse(text: string): Holder | undefined {
+function parse(text: string): ProcessIdentity | undefined {
   try {
     const value: unknown = JSON.parse(text);
-    return typeof value === 'object' && value !== null && typeof (value as Holder).pid === 'number' ? (value as Holder) : undefined;
+    return typeof value === 'object' && value !== null && typeof (value as ProcessIdentity).pid === 'number'
+      ? (value as ProcessIdentity)
+      : undefined;
   } catch {
     return undefined;
   }
@@ -85,21 +78,5 @@ function parse(text: string): Holder | undefined {
 
 async function isHeld(text: string): Promise<boolean> {
   const holder = parse(text);
-  if (holder === undefined) return false;
-  if (!isAlive(holder.pid)) return false;
-  const now = await holderOf(holder.pid);
-  // Where the system tells neither, the pid alone counts.
-  return (holder.boot === '' || now.boot === holder.boot) && (holder.started === '' || now.started === holder.started);
-}
-
-async function holderOf(pid: number): Promise<Holder> {
-  const read = (path: string): Promise<string> => readFile(path, 'utf8').catch(() => '');
-  const status = await read(`/proc/${pid}/stat`);
-  // The command's name may hold blanks and brackets: fields count from the last bracket; start time is field 22.
-  const started =
-    status
-      .slice(status.lastIndexOf(')') + 2)
-      .split(' ')
-      .at(19) ?? '';
-  return { pid, started, boot: (await read('/proc/sys/kernel/random/boot_id')).trim() };
+  return holder !== undefined && (await isRunning(holder));
 }

@@ -1,9 +1,12 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { hash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdir, mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf } from '../../src/errors.ts';
 import { createFileBlobs } from '../../src/store/blob-files.ts';
 import { blobConformance } from './blob-conformance.ts';
@@ -25,13 +28,49 @@ test('files: two levels of folders, private to the user, nothing left behind', a
   assert.equal((await stat(folder)).mode & 0o777, 0o700);
   const temporaries = join(root, 'layout', '.tmp');
   assert.deepEqual(await readdir(temporaries), []);
-  await writeFile(join(temporaries, 'old'), 'of a killed put');
-  await utimes(join(temporaries, 'old'), 0, 0);
-  await writeFile(join(temporaries, 'young'), 'of a put that runs');
-  const again = createFileBlobs({ directory: join(root, 'layout') });
-  await again.put(`inst-a/${hash('sha256', 'x')}`, Buffer.from('x'));
-  assert.deepEqual(await readdir(temporaries), ['young']);
-  await again.close();
+  await store.close();
+});
+
+test('files: what a killed put left goes at the next sweep, and nothing of puts that run', async () => {
+  const place = join(root, 'killed');
+  const store = createFileBlobs({ directory: place });
+  await store.sweep(); // before the first put: there is nothing yet
+  const temporaries = join(place, '.tmp');
+  // A process that is killed in the middle of a put, and another one beside us that is in the middle of one for as long as we look.
+  const putting = `
+    import { createFileBlobs } from ${JSON.stringify(new URL('../../src/store/blob-files.ts', import.meta.url).href)};
+    import { mkdirSync, watch } from 'node:fs';
+    mkdirSync(${JSON.stringify(temporaries)}, { recursive: true });
+    const bytes = Buffer.alloc(200e6, 1);
+    const put = () => createFileBlobs({ directory: ${JSON.stringify(place)} }).put('inst-a/' + '0'.repeat(64), bytes).catch(() => {});
+    watch(${JSON.stringify(temporaries)}, () => process.kill(process.pid, 'SIGSTOP'));
+    put();`;
+  const children = [0, 1].map(() => spawn(process.execPath, ['--input-type=module', '-e', putting], { stdio: 'ignore' }));
+  const ends = children.map((child) => once(child, 'exit'));
+  try {
+    const begun = async (): Promise<string[]> => readdir(temporaries).catch(() => []);
+    for (const until = Date.now() + 20_000; (await begun()).length < 2 && Date.now() < until; ) await sleep(20);
+    assert.equal((await begun()).length, 2);
+    await store.sweep();
+    assert.equal((await begun()).length, 2, 'both run');
+    children[0]?.kill('SIGKILL');
+    await ends[0];
+    await store.sweep();
+    const [left, ...none] = await begun();
+    assert.deepEqual([left?.split('.')[1], none], [String(children[1]?.pid), []]);
+    // Of another machine, or of this one before it was started again, or of no form that we know: by age.
+    const [, pid, started, random] = left?.split('.') ?? [];
+    const others = [['0000-11', pid, started, random].join('.'), 'other'];
+    for (const name of others) await writeFile(join(temporaries, name), 'x');
+    await store.sweep();
+    assert.equal((await begun()).length, 3);
+    for (const name of others) await utimes(join(temporaries, name), 0, 0);
+    await store.sweep();
+    assert.deepEqual(await begun(), [left]);
+  } finally {
+    for (const child of children) child.kill('SIGKILL');
+    await Promise.all(ends);
+  }
   await store.close();
 });
 
