@@ -47,6 +47,8 @@ const LINKED = sql`exists (select 1 from patient_link where state in ('bound', '
 /** Seconds after which something may have changed: fetching takes moments, what stayed missing is tried again by a timer. */
 const FETCHING_SECONDS = 2;
 const MISSING_SECONDS = 60;
+/** So long a patient's documents hold up searches that do not name the patient; then they are named as missing there. */
+const HELD_UP_SECONDS = 30;
 
 /**
  * Where no patient is linked to one of another institution, our own rows are all there are and nothing can be lacking; the statement that
@@ -66,20 +68,27 @@ export function createCompleteReads(parts: Pick<FacadeParts, 'database' | 'reada
 
   /**
    * What is on the ledger for this caller and not here, over the whole of a category: of what is not here no time is known. A patient of
-   * whom something stayed missing holds up nobody else's searches, whatever more of theirs comes.
+   * whom something stayed missing, or is waited for longer than a moment, holds up nobody else's searches, whatever more of theirs comes.
+   * A category that is granted and not open here lacks all of its documents; one that nobody of ours was granted, as in an emergency, none.
    */
   function lack(caller: Caller, which: SqlFragment, names: readonly string[]): SqlFragment {
-    return sql`(select ${LINKED}, coalesce(bool_or(not p.missing), false) as fetching, coalesce(bool_or(p.missing), false) as given_up,
-        coalesce(bool_or(p.missing and p.pat = any(${names}::text[])), false) as given_up_named
-      from (select l.pat, bool_or(coalesce(o.state, 'wanted') <> 'wanted') as missing
-        from patient_link l join shared_category c on c.inst = l.inst and c.pat = l.pat and c.state = 'live'
-          join projection.document d on d.inst = c.inst and d.pat = c.pat and d.category = c.category and not d.withdrawn
+    return sql`(select ${LINKED}, coalesce(bool_or(p.holds), false) as fetching, coalesce(bool_or(not p.holds), false) as given_up,
+        coalesce(bool_or(not p.holds and p.pat = any(${names}::text[])), false) as given_up_named
+      from (select l.pat, coalesce(l.held_up_at > now() - ${HELD_UP_SECONDS} * interval '1 s', true)
+          and not bool_or(case when c.state = 'live' then coalesce(o.state, 'wanted') <> 'wanted' else coalesce(c.state = 'refused', false) end) as holds
+        from patient_link l join projection.document d on d.inst = l.inst and d.pat = l.pat and not d.withdrawn
+          left join shared_category c on c.inst = d.inst and c.pat = d.pat and c.category = d.category
           left join shared_object o on o.recorder = d.recorder and o.document = d.doc and o.version = d.version and o.n = d.n
         where l.state in ('bound', 'confirmed') and d.recorder <> ${own} and ${which}
-          and not exists (select 1 from shared_version v
+          and (c.state = 'live' or l.state = 'confirmed' and exists (select 1 from projection.permission g
+            where g.inst = d.inst and g.pat = d.pat and g.category = d.category and g.status = 'active'
+              and (g.grantee = ${`organization:${own}`} or starts_with(g.grantee, ${`member:${own}:`}))
+              and (c.state is not null or exists (select 1 from sharing_backlog b where b.inst = g.inst)
+                or not exists (select 1 from sharing_cursor k where k.block >= g.block))))
+          and not (coalesce(c.state = 'live', false) and exists (select 1 from shared_version v
             where v.recorder = d.recorder and v.document = d.doc and v.version = d.version and v.commitment = d.commitment
-              and v.inst = d.inst and v.pat = d.pat and v.category = d.category)
-          and exists (select 1 from (${scopeOf(parts, caller)}) s where s.inst = c.inst and s.pat = c.pat and s.category = c.category)
+              and v.inst = d.inst and v.pat = d.pat and v.category = d.category))
+          and exists (select 1 from (${scopeOf(parts, caller)}) s where s.inst = d.inst and s.pat = d.pat and s.category = d.category)
         group by l.inst, l.pat) p) lack`;
   }
 

@@ -308,7 +308,8 @@ export function createFetching(
     const { inst, pat, category, recorder, document, version, n } = wanted;
     const attempts = wanted.attempts + 1;
     const final = FINAL.has(code);
-    const givenUp = final || attempts >= retry.maxAttempts;
+    // Given up of one version, it is not waited for with the next.
+    const givenUp = final || attempts >= retry.maxAttempts || wanted.state !== 'wanted';
     // A key comes with an envelope, which wakes this again; a document alone says nothing yet.
     const state = !givenUp ? 'wanted' : code === 'BLOB_MISSING' || code === 'UNAVAILABLE' || code === 'SHARED_KEY' ? 'missing' : 'refused';
     await database.query(sql`

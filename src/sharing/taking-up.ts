@@ -24,6 +24,8 @@ export async function countDocuments(on: Sql, of: LedgerPatient): Promise<number
 
 /** Patients of one institution's backlog that one look takes up. */
 const MAX_BACKLOG = 500;
+/** So long after searches were held up by a patient's documents, more of them hold up none that does not name the patient. */
+const HOLD_EVERY_MS = 600_000;
 
 /**
  * From the ledger to rows that say what is to be done: categories granted and ended, envelopes to open, objects to fetch, documents that
@@ -196,8 +198,16 @@ export function createTakingUp(
     await tx.query(sql`
       insert into shared_category (inst, pat, category, state, statement) values (${inst}, ${pat}, ${category}, 'waiting', ${statement}) on conflict do nothing`);
     await nameEnvelopes(tx, of, category, granted);
+    await holdUp(tx, of);
     log.info({ inst, pat, category }, 'a category is shared with us');
     return true;
+  }
+
+  /** Searches that do not name the patient wait for what is fetched, for a moment, and not again for a while, whatever more is filed. */
+  async function holdUp(tx: Sql, { institution: inst, patient: pat }: LedgerPatient): Promise<void> {
+    const at = now();
+    await tx.query(sql`
+      update patient_link set held_up_at = ${at} where inst = ${inst} and pat = ${pat} and (held_up_at is null or held_up_at < ${new Date(at.getTime() - HOLD_EVERY_MS)})`);
   }
 
   /** Envelopes that count now; those that no statement in force names any more are forgotten, unless they were opened. */
@@ -240,9 +250,12 @@ export function createTakingUp(
       select m.recorder, m.doc, m.version, m.n, ${inst}, ${pat}, ${category}, case when m.fits then 'wanted' else 'refused' end,
         case when m.fits then null else 'SHARED_QUOTA' end, case when m.fits then ${now()}::timestamptz else ${slow}::timestamptz end, ${now()}::timestamptz
       from (select f.*, f.has_room or row_number() over (partition by f.has_room order by f.block, f.doc) <= ${room} as fits from (${missing}) f) m
-      on conflict (recorder, document) do update set version = excluded.version, n = excluded.n, category = excluded.category, state = excluded.state,
-        code = excluded.code, attempts = 0, retry_at = excluded.retry_at
+      -- What was given up of one version stays so until something of the document comes: new versions keep nobody waiting.
+      on conflict (recorder, document) do update set version = excluded.version, n = excluded.n, category = excluded.category, retry_at = excluded.retry_at,
+        state = case when excluded.code is null and shared_object.code is distinct from 'SHARED_QUOTA' then shared_object.state else excluded.state end,
+        code = case when excluded.code is null and shared_object.code is distinct from 'SHARED_QUOTA' then shared_object.code else excluded.code end
       returning code`);
+    if (added.length > 0) await holdUp(tx, of);
     const over = added.some(({ code }) => code === 'SHARED_QUOTA');
     if (over) {
       if (row.code !== 'SHARED_QUOTA') parts.onAlarm({ code: 'SHARED_QUOTA', inst, pat, category });

@@ -174,7 +174,17 @@ function expectedOf(world: World, places: readonly Place[], q: Asked): Expected 
       if (inside) expected.own.push(nameOf(place));
       continue;
     }
-    if (state !== 'live' || (link !== 'confirmed' && link !== 'bound') || holding === 'withdrawn') continue;
+    if ((link !== 'confirmed' && link !== 'bound') || holding === 'withdrawn') continue;
+    if (state !== 'live') {
+      // What anybody of ours is granted of whom we know, and cannot open.
+      const heads = world.patients.find((p) => p.inst === inst && p.pat === place.pat)?.heads ?? [];
+      const granted = heads.some(
+        (head) =>
+          head.category === place.category && (head.grantee === `organization:${INST}` || head.grantee.startsWith(`member:${INST}:`)),
+      );
+      if (link === 'confirmed' && granted) (state === 'refused' ? missing : fetching).add(place.pat);
+      continue;
+    }
     if (holding === 'missing' || holding === 'refused') missing.add(place.pat);
     else if (holding !== 'held' && holding !== 'resealed') fetching.add(place.pat);
     else if (link === 'confirmed' && inside) expected.rows.push(nameOf(place));

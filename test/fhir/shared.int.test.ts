@@ -207,6 +207,7 @@ describe('what is held', () => {
     await world.database.query(sql`delete from patient_link where pat = ${XENIA}`);
     await hidden('unlinked');
     await shared.link(XENIA, OURS, 'confirmed');
+    // As in an emergency: readable, and granted to nobody here.
     for (const state of ['waiting', 'refused', 'ending'] as const) {
       await shared.category(XENIA, 'laboratory', state);
       await hidden(state, true);
@@ -333,6 +334,55 @@ describe('what is not held', () => {
     assert.deepEqual(codesOf((await get('Observation').expect(200)).body), ['INCOMPLETE']);
     await refusedAs(`Observation?patient=${XENIA}`, 'NOT_FETCHED', 503);
     await refusedAs('DocumentReference/doc-x2', 'NOT_FETCHED', 503);
+    await shared.document(theirDocument(YUSUF, 'y1'), 'unseen');
+    await refusedAs('Observation', 'NOT_FETCHED', 503);
+  });
+
+  test('a category that is granted and not open here: waited for, or named as missing, never absent', async () => {
+    await shared.document(theirDocument(XENIA, 'x1'), 'held');
+    const granted = (status: string) =>
+      world.database.query(sql`
+        insert into projection.permission (inst, pat, grantor, grantee, category, seq, status, recorded_at, tx_id, block)
+        values ('inst-bbbbbbbbbbbbbbbbbbbbbbbbbb', ${XENIA}, 'patient', ${`organization:${INST}`}, 'laboratory', 1, ${status}, now(), 't', 5)
+        on conflict (inst, pat, grantor, grantee, category) do update set status = excluded.status`);
+    await granted('active');
+    try {
+      await get('Observation/obs-x1-0').expect(200);
+      for (const state of ['waiting', 'ending'] as const) {
+        await shared.category(XENIA, 'laboratory', state);
+        for (const path of ['Observation', `Observation?patient=${XENIA}`, 'DocumentReference/doc-x1'])
+          await refusedAs(path, 'NOT_FETCHED', 503);
+      }
+      await shared.category(XENIA, 'laboratory', 'refused');
+      assert.deepEqual(codesOf((await get('Observation').expect(200)).body), ['INCOMPLETE']);
+      await refusedAs(`Observation?patient=${XENIA}`, 'NOT_FETCHED', 503);
+      // Its block was not looked at yet; then it was, and nothing came of it; then there was no room for it.
+      await world.database.query(sql`delete from shared_category where pat = ${XENIA}`);
+      await refusedAs(`Observation?patient=${XENIA}`, 'NOT_FETCHED', 503);
+      await world.database.query(sql`insert into sharing_cursor (block) values (5)`);
+      await get(`Observation?patient=${XENIA}`).expect(200);
+      await world.database.query(sql`insert into sharing_backlog (inst, retry_at) values ('inst-bbbbbbbbbbbbbbbbbbbbbbbbbb', now())`);
+      await refusedAs(`Observation?patient=${XENIA}`, 'NOT_FETCHED', 503);
+      await granted('revoked');
+      await get(`Observation?patient=${XENIA}`).expect(200);
+    } finally {
+      await world.database.query(sql`truncate sharing_cursor, sharing_backlog`);
+      await world.database.query(sql`delete from projection.permission where pat = ${XENIA}`);
+    }
+  });
+
+  test('searches that do not name the patient wait for a moment only, and are told that something is missing; one that names them waits', async () => {
+    await shared.document(theirDocument(XENIA, 'x1'), 'noticed');
+    await world.database.query(sql`update patient_link set held_up_at = now() where pat = ${XENIA}`);
+    await refusedAs('Observation', 'NOT_FETCHED', 503);
+    await world.database.query(sql`update patient_link set held_up_at = now() - interval '31 s' where pat = ${XENIA}`);
+    assert.deepEqual(codesOf((await get('Observation').expect(200)).body), ['INCOMPLETE']);
+    await refusedAs(`Observation?patient=${XENIA}`, 'NOT_FETCHED', 503);
+    await refusedAs('DocumentReference/doc-x1', 'NOT_FETCHED', 503);
+    // What comes more of theirs is no reason to wait again.
+    await shared.document(theirDocument(XENIA, 'x2'), 'unseen');
+    assert.deepEqual(codesOf((await get('Observation').expect(200)).body), ['INCOMPLETE']);
+    // Another's is.
     await shared.document(theirDocument(YUSUF, 'y1'), 'unseen');
     await refusedAs('Observation', 'NOT_FETCHED', 503);
   });

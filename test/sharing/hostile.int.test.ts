@@ -280,3 +280,74 @@ describe('names that somebody else bears', () => {
     );
   });
 });
+
+describe('who withholds', () => {
+  const wantedOf = async (document: string) =>
+    (
+      await w.database.query<{ version: number; state: string; attempts: number; code: string | null; retry_at: Date }>(
+        sql`select version, state, attempts, code, retry_at from shared_object where document = ${document}`,
+      )
+    )[0];
+
+  test('what was given up of one version stays so with the next, which is tried at once, and slowly from then on', async () => {
+    const { patient } = await w.granted();
+    await w.pass();
+    const document = newId('doc');
+    await w.file(patient, { document, put: false });
+    await w.pass();
+    assert.deepEqual([(await wantedOf(document))?.state, (await wantedOf(document))?.attempts], ['wanted', 1]);
+    // A new version does not begin the count anew.
+    await w.file(patient, { document, version: 2, put: false, value: '2' });
+    await w.pass();
+    assert.deepEqual([(await wantedOf(document))?.state, (await wantedOf(document))?.attempts], ['wanted', 2]);
+    later(200);
+    await w.pass();
+    assert.deepEqual([(await wantedOf(document))?.state, (await wantedOf(document))?.attempts], ['missing', 3]);
+    assert.equal(w.alarms.length, 1);
+    await w.file(patient, { document, version: 3, put: false, value: '3' });
+    await w.pass();
+    const third = await wantedOf(document);
+    assert.deepEqual([third?.version, third?.state, third?.attempts, third?.code], [3, 'missing', 4, 'BLOB_MISSING']);
+    assert.ok(third !== undefined && third.retry_at.getTime() > Date.now() + 50_000);
+    assert.equal(w.alarms.length, 1);
+    // One that is there is taken at once.
+    await w.file(patient, { document, version: 4, value: '4' });
+    await w.pass();
+    assert.equal(await wantedOf(document), undefined);
+    assert.equal(await w.count('shared_version', patient), 2);
+  });
+
+  test('refused content, then an object that is not there: still given up', async () => {
+    const { patient } = await w.granted();
+    await w.pass();
+    const document = newId('doc');
+    await w.file(patient, { document, spoil: ({ bundle }) => bundle.entry.splice(0, 1) });
+    await w.pass();
+    assert.equal((await wantedOf(document))?.state, 'refused');
+    await w.file(patient, { document, version: 2, put: false });
+    await w.pass();
+    assert.deepEqual([(await wantedOf(document))?.state, (await wantedOf(document))?.code], ['missing', 'BLOB_MISSING']);
+  });
+
+  test('searches of others are held up once in a while, however many documents come and go', async () => {
+    const { patient } = await w.granted();
+    await w.pass();
+    const heldUp = async (): Promise<number> =>
+      (await w.database.query<{ at: Date }>(sql`select held_up_at as at from patient_link where pat = ${patient}`))[0]?.at.getTime() ?? 0;
+    const first = await heldUp();
+    assert.ok(first > 0);
+    for (let i = 0; i < 3; i++) {
+      later(60_000);
+      const { document } = await w.file(patient, { put: false });
+      await w.pass();
+      await w.withdraw(patient, document);
+      await w.file(patient);
+      await w.pass();
+      assert.equal(await heldUp(), first);
+    }
+    later(600_000);
+    await w.file(patient, { put: false });
+    await w.pass();
+    assert.ok((await heldUp()) > first);
+  });
+});

@@ -27,6 +27,7 @@ create table patient_link (
   detail bytea,                           -- sealed (row key of the holder's core, place link/<link>): what differs
   reason bytea,                           -- of a person's decision; sealed under the purpose key identity, place link/<link>
   demographics_as_of timestamptz,         -- of the Patient of theirs that is kept: an older document does not overwrite it
+  held_up_at timestamptz,                 -- since when searches that do not name the patient wait for what is being fetched; soon they do not
   primary key (inst, pat)
 );
 create index patient_link_own on patient_link (own_pat);
