@@ -4,7 +4,7 @@ import type { Sql } from '../store/database.ts';
 import { sql } from '../store/sql.ts';
 import { holderName, type LedgerPatient } from '../vault/holder.ts';
 import { putOff } from './backlog.ts';
-import type { SharingParts } from './parts.ts';
+import { retryAt, type SharingParts } from './parts.ts';
 import type { EndCause } from './shared-permissions.ts';
 
 export interface SharedCategory extends LedgerPatient {
@@ -31,13 +31,14 @@ interface OpenEnd {
   keys: number;
   held: number;
   audit: string;
+  attempts: number;
 }
 
 /**
  * The end of what was shared (protocol section 8): rows, dates, index and wrapped keys go in the transaction that finds the end; copies,
  * the custodian's keys and the audit event follow, named by a row that stays until they are done. Audit rows stay.
  */
-export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' | 'blobs' | 'audit' | 'now' | 'log'>) {
+export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' | 'blobs' | 'audit' | 'retry' | 'now' | 'log'>) {
   const { database, custodian, blobs, audit, now, log } = parts;
   const own = custodian.institution;
 
@@ -132,14 +133,17 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
   async function finish(): Promise<{ any: boolean; finished: LedgerPatient[] }> {
     const any = await remove();
     const finished: LedgerPatient[] = [];
+    // Those whose copies are gone, by turns: what cannot be deleted or finished now holds up nobody behind it.
     const open = await database.query<OpenEnd>(sql`
-      select id, inst, pat, category, document, cause, block, ended_at, documents, rows, objects, bytes, keys, held, audit
-      from sharing_end where deleted_at is null order by ended_at, id limit 100`);
+      select id, inst, pat, category, document, cause, block, ended_at, documents, rows, objects, bytes, keys, held, audit, attempts
+      from sharing_end e where deleted_at is null and retry_at <= ${now()} and not exists (select 1 from shared_removal r where r.ending = e.id)
+      order by retry_at, ended_at, id limit 100`);
     for (const end of open) {
       try {
         if (await finishOne(end)) finished.push({ institution: end.inst, patient: end.pat });
       } catch (error) {
-        // One whose copy cannot be deleted now does not hold up the others; it is taken up again by the timer.
+        await database.query(sql`
+          update sharing_end set attempts = attempts + 1, retry_at = ${retryAt(parts, end.attempts + 1)} where id = ${end.id}`);
         log.warn({ end: end.id, code: codeOf(error) ?? 'INTERNAL' }, 'the end of a sharing could not be finished; it is tried again');
       }
     }
@@ -147,8 +151,6 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
   }
 
   async function finishOne(end: OpenEnd): Promise<boolean> {
-    const [left] = await database.query(sql`select 1 from shared_removal where ending = ${end.id} limit 1`);
-    if (left !== undefined) return false;
     const { inst, pat, category } = end;
     const of = { institution: inst, patient: pat };
     const facts = ['cause', 'document', 'documents', 'rows', 'objects', 'bytes', 'keys', 'held', 'block'] as const;
@@ -196,20 +198,32 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
 
   /** Deletes copies that no row needs; true where one was. */
   async function remove(): Promise<boolean> {
-    const due = await database.query<{ pointer: string; needed: boolean }>(sql`
-      select pointer, (exists (select 1 from shared_version v where v.pointer = r.pointer) or exists (select 1 from held_object h where h.pointer = r.pointer)) as needed
-      from shared_removal r order by pointer limit 1000`);
+    const due = await database.query<{ pointer: string; attempts: number }>(sql`
+      select pointer, attempts from shared_removal where retry_at <= ${now()} order by retry_at, pointer limit 1000`);
     let any = false;
-    for (const { pointer, needed } of due) {
+    for (const { pointer, attempts } of due) {
       try {
-        if (!needed) await blobs.delete(pointer);
-        await database.query(sql`delete from shared_removal where pointer = ${pointer}`);
-        any = true;
+        any = (await removeOne(pointer)) || any;
       } catch (error) {
+        await database.query(sql`
+          update shared_removal set attempts = attempts + 1, retry_at = ${retryAt(parts, attempts + 1)} where pointer = ${pointer}`);
         log.warn({ pointer, code: codeOf(error) ?? 'INTERNAL' }, 'a copy could not be deleted; it is tried again');
       }
     }
     return any;
+  }
+
+  /** Under the row's lock, which whoever puts the same bytes anew waits for (`keepCopy`): it is never deleted after it was put. */
+  async function removeOne(pointer: string): Promise<boolean> {
+    return database.transaction(async (tx) => {
+      const [row] = await tx.query<{ needed: boolean }>(sql`
+        select exists (select 1 from shared_version v where v.pointer = r.pointer) or exists (select 1 from held_object h where h.pointer = r.pointer) as needed
+        from shared_removal r where pointer = ${pointer} for update skip locked`);
+      if (row === undefined) return false;
+      if (!row.needed) await blobs.delete(pointer);
+      await tx.query(sql`delete from shared_removal where pointer = ${pointer}`);
+      return true;
+    });
   }
 
   return { endCategory, endDocuments, finish };
@@ -229,6 +243,11 @@ export async function removeLater(tx: Sql, pointers: readonly string[], ending: 
   await tx.query(sql`
     insert into shared_removal (pointer, ending) select unnest(${pointers}::text[]), ${ending}
     on conflict (pointer) do update set ending = coalesce(excluded.ending, shared_removal.ending)`);
+}
+
+/** A copy of this name is about to be put, and shall stay: the deletion of an earlier one is over, or does not happen. */
+export async function keepCopy(tx: Sql, pointer: string): Promise<void> {
+  await tx.query(sql`delete from shared_removal where pointer = ${pointer}`);
 }
 
 /** Resource rows with their dates; the index is their own column. */

@@ -8,7 +8,7 @@ import { type SqlFragment, sql } from '../store/sql.ts';
 import { unwrapWithCategoryKey } from '../vault/foreign-wrap.ts';
 import { holderName } from '../vault/holder.ts';
 import { putOff } from './backlog.ts';
-import { type createEnding, deleteRows, removeLater } from './ending.ts';
+import { type createEnding, deleteRows, keepCopy, removeLater } from './ending.ts';
 import { keyPlace, retryAt, type SharingParts } from './parts.ts';
 import { type Received, type SharedDocument, sharedDocument } from './shared-documents.ts';
 import { countDocuments } from './taking-up.ts';
@@ -154,7 +154,10 @@ export function createFetching(
     });
     const header = await rows.seal(holder, category, `header/${document}/${version}`, Buffer.from(JSON.stringify(opened.inner)));
     const pointer = `${own}/copies/${ciphertextHash}`;
-    await announcePuts(database, [pointer]);
+    await database.transaction(async (tx) => {
+      await announcePuts(tx, [pointer]);
+      await keepCopy(tx, pointer);
+    });
     await blobs.put(pointer, bytes);
     await keep({ of, entry, shared, prepared, holder, pointer, header, wrapped: wrapped ?? '', sizeBytes: bytes.length });
     log.info({ inst, pat, category, document, version, n: wanted.n, sizeBytes: bytes.length }, 'shared document received');
@@ -250,7 +253,7 @@ export function createFetching(
       }
       // From now on the row says where the copy lies.
       await forgetPuts(tx, [pointer]);
-      await tx.query(sql`delete from shared_removal where pointer = ${pointer}`);
+      await keepCopy(tx, pointer);
       await tx.query(sql`
         delete from shared_object where recorder = ${recorder} and document = ${document} and (version, n) <= (${version}, ${of.n})`);
     });

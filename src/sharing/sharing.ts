@@ -56,17 +56,17 @@ export function createSharing(parts: SharingParts & { onError?: (error: Error) =
 
   /** When something is due by the clock alone, in milliseconds from now. */
   async function pauseMs(): Promise<number> {
-    const [row] = await database.query<{ at: Date | null; left: boolean }>(sql`
+    const [row] = await database.query<{ at: Date | null }>(sql`
       select least(
         (select min(e.retry_at) from shared_envelope e where e.state <> 'opened' and e.retry_at < 'infinity'),
         (select min(o.retry_at) from shared_object o join shared_category c on c.inst = o.inst and c.pat = o.pat and c.category = o.category
           join patient_link l on l.inst = o.inst and l.pat = o.pat where c.state = 'live' and l.state in ('bound', 'confirmed')),
-        (select min(retry_at) from sharing_backlog)) as at,
-        exists (select 1 from sharing_end where deleted_at is null) or exists (select 1 from shared_removal) as left`);
+        (select min(retry_at) from shared_removal),
+        (select min(e.retry_at) from sharing_end e where e.deleted_at is null and not exists (select 1 from shared_removal r where r.ending = e.id)),
+        (select min(retry_at) from sharing_backlog)) as at`);
     const at = Math.min(row?.at?.getTime() ?? Number.POSITIVE_INFINITY, takingUp.nextEnd() + 1);
-    const due = row?.left === true ? retry.firstMs : LONGEST_MS;
     // Of the other process's making, what it finishes in a moment is not looked at in a circle.
-    return Math.max(50, Math.min(due, at - now().getTime(), LONGEST_MS));
+    return Math.max(50, Math.min(at - now().getTime(), LONGEST_MS));
   }
 
   async function run(): Promise<void> {

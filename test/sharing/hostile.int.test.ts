@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
+import { CodedError } from '../../src/errors.ts';
 import { newId } from '../../src/ids.ts';
 import { createOutbox } from '../../src/outbox/postgres-outbox.ts';
 import { createOwnDecisions } from '../../src/sharing/own-decisions.ts';
@@ -349,5 +350,77 @@ describe('who withholds', () => {
     await w.file(patient, { put: false });
     await w.pass();
     assert.ok((await heldUp()) > first);
+  });
+});
+
+describe('ends', () => {
+  test('copies that cannot be deleted, however many, and ends that cannot be finished keep no other end waiting', async () => {
+    const { patient, filed } = await w.granted();
+    await w.pass();
+    const stuck = (name: string): boolean => name.includes('/copies/0000');
+    const blobs = {
+      ...w.store,
+      delete: async (name: string) => {
+        if (stuck(name)) throw new CodedError('UNAVAILABLE');
+        return w.store.delete(name);
+      },
+    };
+    await w.database.query(sql`
+      insert into shared_removal (pointer, ending) select ${w.b.institution} || '/copies/' || lpad(to_hex(g), 64, '0'), 'end-stuck' || g % 150 from generate_series(1, 1100) g`);
+    await w.database.query(sql`
+      insert into sharing_end (id, inst, pat, category, cause, ended_at, audit, documents, rows, objects, bytes, keys, held)
+      select 'end-stuck' || g, ${w.a.institution}, 'pat-stuck', 'laboratory', 'revoked', now() - interval '1 day', 'aud-stuck' || g, 0, 0, 0, 0, 0, 0
+      from generate_series(0, 149) g`);
+    // And as many that wait for nothing but an audit that says no.
+    await w.database.query(sql`
+      insert into sharing_end (id, inst, pat, category, cause, ended_at, audit, documents, rows, objects, bytes, keys, held)
+      select 'end-mute' || g, ${w.a.institution}, 'pat-stuck', 'laboratory', 'revoked', now() - interval '1 day', 'aud-mute' || g, 0, 0, 0, 0, 0, 0
+      from generate_series(0, 149) g`);
+    const audit = {
+      record: async (event: Parameters<typeof w.audit.record>[0]) => {
+        if (event.id?.includes('mute') === true) throw new CodedError('UNAVAILABLE');
+        return w.audit.record(event);
+      },
+    };
+    const retry = { ...w.parts.retry, firstMs: 60_000, mostMs: 60_000 };
+    await w.revoke(patient);
+    for (let i = 0; i < 2; i++) await w.pass({ blobs, audit, retry });
+    const [end] = await w.database.query<{ deleted_at: Date | null }>(sql`select deleted_at from sharing_end where pat = ${patient}`);
+    assert.ok(end?.deleted_at);
+    assert.equal(await w.store.head(`${w.b.institution}/copies/${filed.ciphertextHash}`), undefined);
+    assert.equal(await w.count('shared_removal'), 1100);
+    later(120_000);
+    await w.pass();
+    assert.equal(await w.count('shared_removal'), 0);
+    const open = await w.database.query(sql`select 1 from sharing_end where deleted_at is null`);
+    assert.equal(open.length, 0);
+  });
+
+  test('a copy that is fetched anew while an earlier one of the same bytes is being deleted stays', async () => {
+    const { patient, filed } = await w.granted();
+    await w.pass();
+    const pointer = `${w.b.institution}/copies/${filed.ciphertextHash}`;
+    // The removal stands still in the middle, as another process's may.
+    const reached = Promise.withResolvers<void>();
+    const go = Promise.withResolvers<void>();
+    const blobs = {
+      ...w.store,
+      delete: async (name: string) => {
+        reached.resolve();
+        await go.promise;
+        return w.store.delete(name);
+      },
+    };
+    await w.database.query(sql`delete from shared_version where pat = ${patient}`);
+    await w.database.query(sql`delete from resource where pat = ${patient}`);
+    await w.database.query(sql`insert into shared_removal (pointer) values (${pointer})`);
+    const removing = w.pass({ blobs });
+    await reached.promise;
+    const fetching = w.pass();
+    setTimeout(go.resolve, 300);
+    await Promise.all([removing, fetching]);
+    await w.pass();
+    assert.equal(await w.count('shared_version', patient), 1);
+    assert.ok(await w.store.head(pointer));
   });
 });

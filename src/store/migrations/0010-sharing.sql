@@ -95,6 +95,7 @@ create table sharing_end (
   block bigint,                           -- of what ended it, where it stands on the ledger
   ended_at timestamptz not null,          -- when it ended; denied from then on
   deleted_at timestamptz,                 -- null: rows are gone, copies and keys are being deleted
+  attempts integer not null default 0, retry_at timestamptz not null default 'epoch', -- of finishing it, once its copies are gone
   audit text not null unique,             -- aud-… of the event of the same facts
   documents integer not null, rows integer not null, objects integer not null, bytes bigint not null, keys integer not null,
   held integer not null                   -- sealed copies that a legal hold keeps; nobody can read them
@@ -108,7 +109,13 @@ create table legal_hold (
 );
 create index sharing_end_open on sharing_end (id) where deleted_at is null;
 -- Copies of ours that no row needs any more, to be deleted: `ending` names the end that waits for it.
-create table shared_removal (pointer text primary key, ending text);
+create table shared_removal (
+  pointer text primary key,
+  ending text,
+  attempts integer not null default 0, retry_at timestamptz not null default 'epoch'
+);
+create index shared_removal_due on shared_removal (retry_at);
+create index shared_removal_ending on shared_removal (ending);
 -- Institutions of whose grants some could not begin here: more than the quotas take, or one that is revoked here and not on the ledger,
 -- which may refuse that yet. Looked at again from the ledger at `retry_at`, patient by patient, so many at a time.
 create table sharing_backlog (
