@@ -4,6 +4,7 @@ import type { Sql } from '../store/database.ts';
 import { sql } from '../store/sql.ts';
 import { holderName, type LedgerPatient } from '../vault/holder.ts';
 import { putOff } from './backlog.ts';
+import { addHeld, type HeldTotals } from './held-totals.ts';
 import { retryAt, type SharingParts } from './parts.ts';
 import type { EndCause } from './shared-permissions.ts';
 
@@ -52,6 +53,7 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
     const versions = await tx.query<VersionRow>(
       sql`delete from shared_version where ${at} returning recorder, document, version, pointer, size_bytes`,
     );
+    await addHeld(tx, of, gone(versions));
     // Two that end in one act do not keep the core for each other, nor does one of which nothing was ever here.
     const [others] = await tx.query(sql`
       select 1 from shared_category where inst = ${inst} and pat = ${pat} and category <> ${category} and state = 'live' limit 1`);
@@ -82,6 +84,7 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
         and not exists (select 1 from projection.document d where d.recorder = v.recorder and d.doc = v.document and d.inst = v.inst and d.pat = v.pat
           and d.category = v.category and not d.withdrawn)
       returning recorder, document, version, pointer, size_bytes`);
+    if (versions.length > 0) await addHeld(tx, of, gone(versions));
     for (const document of new Set(versions.map((row) => `${row.recorder}/${row.document}`))) {
       const these = versions.filter((row) => `${row.recorder}/${row.document}` === document);
       const [first] = these;
@@ -102,11 +105,11 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
     tx: Sql,
     of: SharedCategory,
     end: End,
-    gone: { document: string | null; versions: readonly VersionRow[]; rows: number; keys: number },
+    went: { document: string | null; versions: readonly VersionRow[]; rows: number; keys: number },
   ): Promise<void> {
     const { institution: inst, patient: pat, category } = of;
     const id = newId('end');
-    const { versions } = gone;
+    const { versions } = went;
     const [hold] = await tx.query(sql`
       select 1 from legal_hold where inst = ${inst} and pat = ${pat} and category = ${category} and lifted_at is null`);
     const held = hold === undefined ? 0 : versions.length;
@@ -124,9 +127,9 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
     }
     await tx.query(sql`
       insert into sharing_end (id, inst, pat, category, document, cause, block, ended_at, audit, documents, rows, objects, bytes, keys, held)
-      values (${id}, ${inst}, ${pat}, ${category}, ${gone.document}, ${end.cause}, ${end.block}, ${end.endedAt}, ${newId('aud')},
-        ${new Set(versions.map((row) => row.document)).size}, ${gone.rows}, ${versions.length - held},
-        ${held > 0 ? 0 : versions.reduce((sum, row) => sum + row.size_bytes, 0)}, ${gone.keys}, ${held})`);
+      values (${id}, ${inst}, ${pat}, ${category}, ${went.document}, ${end.cause}, ${end.block}, ${end.endedAt}, ${newId('aud')},
+        ${new Set(versions.map((row) => row.document)).size}, ${went.rows}, ${versions.length - held},
+        ${held > 0 ? 0 : versions.reduce((sum, row) => sum + row.size_bytes, 0)}, ${went.keys}, ${held})`);
   }
 
   /** Does what is left of every end; whether anything was done, and the patients of whom one was finished. */
@@ -235,6 +238,10 @@ interface VersionRow {
   version: number;
   pointer: string;
   size_bytes: number;
+}
+
+function gone(versions: readonly { size_bytes: number }[]): HeldTotals {
+  return { documents: -versions.length, bytes: -versions.reduce((sum, row) => sum + row.size_bytes, 0) };
 }
 
 /** Copies to be deleted once the caller's transaction has committed. */

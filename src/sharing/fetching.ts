@@ -9,9 +9,9 @@ import { unwrapWithCategoryKey } from '../vault/foreign-wrap.ts';
 import { holderName } from '../vault/holder.ts';
 import { putOff } from './backlog.ts';
 import { type createEnding, deleteRows, keepCopy, removeLater } from './ending.ts';
+import { addHeld, countDocuments, type HeldTotals, heldOf } from './held-totals.ts';
 import { keyPlace, retryAt, type SharingParts } from './parts.ts';
 import { type Received, type SharedDocument, sharedDocument } from './shared-documents.ts';
-import { countDocuments } from './taking-up.ts';
 
 interface Wanted {
   recorder: string;
@@ -46,7 +46,15 @@ interface Entry {
 }
 
 /** What the same bytes will always be; only another entry, or another quota, changes it. */
-const FINAL = new Set<ErrorCode>(['SHARED_CONTENT', 'SHARED_ID_TAKEN', 'SHARED_QUOTA', 'SEAL_BROKEN', 'CONTENT_INVALID', 'BLOB_NAME']);
+const FINAL = new Set<ErrorCode>([
+  'SHARED_CONTENT',
+  'SHARED_ID_TAKEN',
+  'SHARED_QUOTA',
+  'SEAL_BROKEN',
+  'CONTENT_INVALID',
+  'BLOB_NAME',
+  'BLOB_TOO_LARGE',
+]);
 /** A turn of this many objects, so many at one time: a store that is slow with one patient's does not hold up the others'. */
 const BATCH = 64;
 const AT_ONCE = 6;
@@ -191,11 +199,10 @@ export function createFetching(
       throw new CodedError('SHARED_QUOTA');
     const size = (await blobs.head(entry.pointer))?.sizeBytes;
     if (size === undefined) throw new CodedError('BLOB_MISSING');
-    const [held] = await database.query<{ bytes: number }>(
-      sql`select coalesce(sum(size_bytes), 0)::bigint as bytes from shared_version where inst = ${inst} and pat = ${pat}`,
-    );
-    if (size > quotas.maxObjectBytes || (held?.bytes ?? 0) + size > quotas.maxBytesPerPatient) throw new CodedError('SHARED_QUOTA');
+    const held = await heldOf(database, { institution: inst, patient: pat });
+    if (size > quotas.maxObjectBytes || held.bytes + size > quotas.maxBytesPerPatient) throw new CodedError('SHARED_QUOTA');
     const bytes = await blobs.get(entry.pointer);
+    if (bytes.length > quotas.maxObjectBytes) throw new CodedError('SHARED_QUOTA');
     if (hash('sha256', bytes) !== entry.ciphertext_hash) throw new CodedError('SHARED_HASH');
     return bytes;
   }
@@ -216,12 +223,12 @@ export function createFetching(
       if (row?.state !== 'live') return removeLater(tx, [pointer], null);
       // Another process may be at the same document.
       await tx.query(sql`select pg_advisory_xact_lock(hashtextextended(${`shared ${recorder}/${document}`}, 0))`);
-      await requireRoom(tx, of, sizeBytes);
-      const held = await tx.query<{ version: number; commitment: string; pointer: string; ciphertext_hash: string }>(sql`
-        select version, commitment, pointer, ciphertext_hash from shared_version where recorder = ${recorder} and document = ${document}`);
+      const held = await tx.query<{ version: number; commitment: string; pointer: string; size_bytes: number }>(sql`
+        select version, commitment, pointer, size_bytes from shared_version where recorder = ${recorder} and document = ${document}`);
       const same = held.find((one) => one.version === version);
       const older = held.filter((one) => one.version < version);
       if (!held.some((one) => one.version > version)) {
+        await takeRoom(tx, of, { documents: 1 - held.length, bytes: sizeBytes - held.reduce((sum, one) => sum + one.size_bytes, 0) });
         if (same?.commitment === entry.commitment) {
           // Sealed anew: what was served on until now is the same content.
           await tx.query(sql`
@@ -272,23 +279,10 @@ export function createFetching(
     }
   }
 
-  /** Once more, where it gets narrow under the patient's lock: several of their objects are fetched at one time. */
-  async function requireRoom(tx: Sql, of: Received, sizeBytes: number): Promise<void> {
-    const others = async (): Promise<{ documents: number; bytes: number }> => {
-      const [row] = await tx.query<{ documents: number; bytes: number }>(sql`
-        select count(distinct (recorder, document)) as documents, coalesce(sum(size_bytes), 0)::bigint as bytes from shared_version
-        where inst = ${of.inst} and pat = ${of.pat} and (recorder, document) <> (${of.recorder}, ${of.document})`);
-      return row ?? { documents: 0, bytes: 0 };
-    };
-    const { documents, bytes } = await others();
-    if (
-      documents + AT_ONCE * 4 < quotas.maxDocumentsPerPatient &&
-      bytes + sizeBytes + AT_ONCE * 4 * quotas.maxObjectBytes < quotas.maxBytesPerPatient
-    )
-      return;
-    await tx.query(sql`select 1 from patient_link where inst = ${of.inst} and pat = ${of.pat} for update`);
-    const locked = await others();
-    if (locked.documents >= quotas.maxDocumentsPerPatient || locked.bytes + sizeBytes > quotas.maxBytesPerPatient)
+  /** Several of their objects are fetched at one time: whichever would be too much is not kept. */
+  async function takeRoom(tx: Sql, { inst, pat }: Received, change: HeldTotals): Promise<void> {
+    const { documents, bytes } = await addHeld(tx, { institution: inst, patient: pat }, change);
+    if ((change.documents > 0 && documents > quotas.maxDocumentsPerPatient) || (change.bytes > 0 && bytes > quotas.maxBytesPerPatient))
       throw new CodedError('SHARED_QUOTA');
   }
 

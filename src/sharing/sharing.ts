@@ -60,7 +60,7 @@ export function createSharing(parts: SharingParts & { onError?: (error: Error) =
       select least(
         (select min(e.retry_at) from shared_envelope e where e.state <> 'opened' and e.retry_at < 'infinity'),
         (select min(o.retry_at) from shared_object o join shared_category c on c.inst = o.inst and c.pat = o.pat and c.category = o.category
-          join patient_link l on l.inst = o.inst and l.pat = o.pat where c.state = 'live' and l.state in ('bound', 'confirmed')),
+          join patient_link l on l.inst = o.inst and l.pat = o.pat where c.state = 'live' and l.state in ('bound', 'confirmed') and o.retry_at < 'infinity'),
         (select min(retry_at) from shared_removal),
         (select min(e.retry_at) from sharing_end e where e.deleted_at is null and not exists (select 1 from shared_removal r where r.ending = e.id)),
         (select min(retry_at) from sharing_backlog)) as at`);

@@ -4,6 +4,7 @@ import { sql } from '../store/sql.ts';
 import type { LedgerPatient } from '../vault/holder.ts';
 import { dropRefused, putOff } from './backlog.ts';
 import type { createEnding } from './ending.ts';
+import { countDocuments } from './held-totals.ts';
 import type { LinkState, SharingParts } from './parts.ts';
 import { endOf, type Granted, isSuspended, livesUntil, ownThumbprints, readGranted } from './shared-permissions.ts';
 
@@ -12,14 +13,6 @@ interface CategoryRow {
   state: 'waiting' | 'live' | 'refused' | 'ending';
   code: string | null;
   renounced_by: string | null;
-}
-
-/** Documents of a patient of theirs that are held, or being fetched: what their quota counts. */
-export async function countDocuments(on: Sql, of: LedgerPatient): Promise<number> {
-  const [row] = await on.query<{ count: number }>(sql`
-    select count(*) as count from (select recorder, document from shared_version where inst = ${of.institution} and pat = ${of.patient}
-      union select recorder, document from shared_object where inst = ${of.institution} and pat = ${of.patient} and code is distinct from 'SHARED_QUOTA') t`);
-  return row?.count ?? 0;
 }
 
 /** Patients of one institution's backlog that one look takes up. */
@@ -244,18 +237,23 @@ export function createTakingUp(
         and not exists (select 1 from shared_version v where v.recorder = d.recorder and v.document = d.doc and v.version = d.version and v.ciphertext_hash = d.ciphertext_hash)
         and not exists (select 1 from shared_object o where o.recorder = d.recorder and o.document = d.doc and o.version = d.version and o.n = d.n)`;
     const room = Math.max(0, quotas.maxDocumentsPerPatient - (await countDocuments(tx, of)));
-    const slow = new Date(now().getTime() + retry.slowMs);
+    // What found no room is looked at again once there is some, and not by the clock: it may be any number.
+    const freed = await tx.query(sql`
+      update shared_object o set state = 'wanted', code = null, retry_at = ${now()} from (select recorder, document from shared_object
+        where inst = ${inst} and pat = ${pat} and category = ${category} and code = 'SHARED_QUOTA' and retry_at = 'infinity' order by wanted_at, document limit ${room}) f
+      where o.recorder = f.recorder and o.document = f.document returning 1`);
+    const left = room - freed.length;
     const added = await tx.query<{ code: string | null }>(sql`
       insert into shared_object (recorder, document, version, n, inst, pat, category, state, code, retry_at, wanted_at)
       select m.recorder, m.doc, m.version, m.n, ${inst}, ${pat}, ${category}, case when m.fits then 'wanted' else 'refused' end,
-        case when m.fits then null else 'SHARED_QUOTA' end, case when m.fits then ${now()}::timestamptz else ${slow}::timestamptz end, ${now()}::timestamptz
-      from (select f.*, f.has_room or row_number() over (partition by f.has_room order by f.block, f.doc) <= ${room} as fits from (${missing}) f) m
+        case when m.fits then null else 'SHARED_QUOTA' end, case when m.fits then ${now()}::timestamptz else 'infinity' end, ${now()}::timestamptz
+      from (select f.*, f.has_room or row_number() over (partition by f.has_room order by f.block, f.doc) <= ${left} as fits from (${missing}) f) m
       -- What was given up of one version stays so until something of the document comes: new versions keep nobody waiting.
       on conflict (recorder, document) do update set version = excluded.version, n = excluded.n, category = excluded.category, retry_at = excluded.retry_at,
         state = case when excluded.code is null and shared_object.code is distinct from 'SHARED_QUOTA' then shared_object.state else excluded.state end,
         code = case when excluded.code is null and shared_object.code is distinct from 'SHARED_QUOTA' then shared_object.code else excluded.code end
       returning code`);
-    if (added.length > 0) await holdUp(tx, of);
+    if (added.length + freed.length > 0) await holdUp(tx, of);
     const over = added.some(({ code }) => code === 'SHARED_QUOTA');
     if (over) {
       if (row.code !== 'SHARED_QUOTA') parts.onAlarm({ code: 'SHARED_QUOTA', inst, pat, category });
@@ -263,7 +261,7 @@ export function createTakingUp(
         sql`update shared_category set code = 'SHARED_QUOTA' where inst = ${inst} and pat = ${pat} and category = ${category}`,
       );
     }
-    any ||= added.length > 0;
+    any ||= added.length + freed.length > 0;
     return any;
   }
 

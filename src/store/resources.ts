@@ -168,7 +168,9 @@ async function clearIds(tx: Sql, own: readonly ResourceRow[]): Promise<void> {
     delete from resource_date d using gone where d.id = gone.id and d.version = gone.version`);
   await tx.query(sql`
     with gone as (delete from shared_version v where (v.recorder, v.document) in ${named} returning *),
-      copies as (insert into shared_removal (pointer) select distinct pointer from gone on conflict do nothing)
+      copies as (insert into shared_removal (pointer) select distinct pointer from gone on conflict do nothing),
+      sums as (update patient_link l set held_documents = held_documents - g.documents, held_bytes = held_bytes - g.bytes
+        from (select inst, pat, count(*) as documents, sum(size_bytes) as bytes from gone group by inst, pat) g where g.inst = l.inst and g.pat = l.pat)
     insert into shared_object (recorder, document, version, n, inst, pat, category)
     select distinct on (recorder, document) recorder, document, version, n, inst, pat, category from gone order by recorder, document, version desc
     on conflict (recorder, document) do nothing`);

@@ -6,7 +6,7 @@ import { createOutbox } from '../../src/outbox/postgres-outbox.ts';
 import { createOwnDecisions } from '../../src/sharing/own-decisions.ts';
 import { insertResources, prepareResources } from '../../src/store/resources.ts';
 import { sql } from '../../src/store/sql.ts';
-import { createWorld, type World } from './world.ts';
+import { createWorld, type World, watchedBlobs } from './world.ts';
 
 /** Other institutions that lie or flood, and a ledger that says no late. */
 let w: World;
@@ -14,9 +14,15 @@ before(async () => {
   w = await createWorld();
 });
 after(() => w.close());
-afterEach(() => {
+afterEach(async () => {
   w.clock.at = undefined;
   w.alarms.length = 0;
+  // Whatever a test did: the sums that quotas are held against are those of the rows.
+  const wrong = await w.database.query(sql`
+    select * from (select l.pat, l.held_documents, l.held_bytes, count(v.document) as documents, coalesce(sum(v.size_bytes), 0) as bytes
+      from patient_link l left join shared_version v on v.inst = l.inst and v.pat = l.pat group by l.inst, l.pat) t
+    where held_documents <> documents or held_bytes <> bytes`);
+  assert.deepEqual(wrong, []);
 });
 
 const later = (ms: number): void => {
@@ -412,6 +418,7 @@ describe('ends', () => {
       },
     };
     await w.database.query(sql`delete from shared_version where pat = ${patient}`);
+    await w.database.query(sql`update patient_link set held_documents = 0, held_bytes = 0 where pat = ${patient}`);
     await w.database.query(sql`delete from resource where pat = ${patient}`);
     await w.database.query(sql`insert into shared_removal (pointer) values (${pointer})`);
     const removing = w.pass({ blobs });
@@ -422,5 +429,85 @@ describe('ends', () => {
     await w.pass();
     assert.equal(await w.count('shared_version', patient), 1);
     assert.ok(await w.store.head(pointer));
+  });
+});
+
+describe('what is too much', () => {
+  test('an object larger than any: refused and alarmed at once, whatever the store said of its size', async () => {
+    const { patient } = await w.granted();
+    await w.pass();
+    const huge = await w.file(patient);
+    const blobs = watchedBlobs(w.store, {
+      get: async (name) => {
+        if (name === huge.pointer) throw new CodedError('BLOB_TOO_LARGE');
+        return undefined;
+      },
+    });
+    await w.pass({ blobs });
+    const [wanted] = await w.database.query<{ state: string; code: string; attempts: number }>(
+      sql`select state, code, attempts from shared_object where pat = ${patient}`,
+    );
+    assert.deepEqual([wanted?.state, wanted?.code, wanted?.attempts], ['refused', 'BLOB_TOO_LARGE', 1]);
+    assert.deepEqual(
+      w.alarms.map((alarm) => alarm.code),
+      ['BLOB_TOO_LARGE'],
+    );
+    // A store that says less than it gives.
+    const liar = await w.file(patient);
+    await w.pass({
+      quotas: { ...w.parts.quotas, maxObjectBytes: 1000 },
+      blobs: watchedBlobs(w.store, { head: async () => ({ sizeBytes: 1 }) }),
+    });
+    const [second] = await w.database.query<{ code: string }>(sql`select code from shared_object where document = ${liar.document}`);
+    assert.equal(second?.code, 'SHARED_QUOTA');
+  });
+
+  test('documents beyond the quota: any number waits without being looked at, until there is room', async () => {
+    const { patient, filed } = await w.granted();
+    const theirs = new Set([filed.pointer]);
+    for (let i = 0; i < 3; i++) theirs.add((await w.file(patient)).pointer);
+    const quotas = { ...w.parts.quotas, maxDocumentsPerPatient: 2 };
+    await w.pass({ quotas });
+    for (let i = 0; i < 2; i++) {
+      const blobs = watchedBlobs(w.store);
+      later(3_600_000);
+      await w.pass({ quotas, blobs });
+      assert.deepEqual(
+        blobs.asked.filter((name) => theirs.has(name)),
+        [],
+      );
+    }
+    assert.equal(await w.count('shared_version', patient), 2);
+    await w.withdraw(patient, filed.document);
+    await w.pass({ quotas });
+    assert.equal(await w.count('shared_version', patient), 2);
+    assert.equal(await w.count('shared_object', patient), 1);
+    // A version of one that is held needs no more room.
+    const [held] = await w.database.query<{ document: string }>(sql`select document from shared_version where pat = ${patient} limit 1`);
+    await w.file(patient, { document: held?.document ?? '', version: 2 });
+    await w.pass({ quotas: { ...quotas, maxDocumentsPerPatient: 1 } });
+    assert.deepEqual(await w.database.query(sql`select version from shared_version where document = ${held?.document ?? ''}`), [
+      { version: 2 },
+    ]);
+    // More is taken: the next look finds it.
+    await w.pass();
+    assert.equal(await w.count('shared_version', patient), 3);
+    assert.equal(await w.count('shared_object', patient), 0);
+  });
+
+  test('bytes: what would be too much is not kept, and what several fetch at one time is counted together', async () => {
+    const { patient } = await w.granted();
+    for (let i = 0; i < 5; i++) await w.file(patient);
+    const [object] = await w.database.query<{ pointer: string }>(sql`select pointer from projection.entry where pat = ${patient} limit 1`);
+    const size = (await w.store.head(object?.pointer ?? ''))?.sizeBytes ?? 0;
+    const quotas = { ...w.parts.quotas, maxBytesPerPatient: Math.round(size * 3.5) };
+    await Promise.all([w.pass({ quotas }), w.pass({ quotas })]);
+    later(200);
+    await w.pass({ quotas });
+    assert.equal(await w.count('shared_version', patient), 3);
+    assert.deepEqual(
+      (await w.database.query<{ code: string }>(sql`select code from shared_object where pat = ${patient}`)).map(({ code }) => code),
+      ['SHARED_QUOTA', 'SHARED_QUOTA', 'SHARED_QUOTA'],
+    );
   });
 });

@@ -27,6 +27,7 @@ create table patient_link (
   detail bytea,                           -- sealed (row key of the holder's core, place link/<link>): what differs
   reason bytea,                           -- of a person's decision; sealed under the purpose key identity, place link/<link>
   demographics_as_of timestamptz,         -- of the Patient of theirs that is kept: an older document does not overwrite it
+  held_documents integer not null default 0, held_bytes bigint not null default 0, -- of shared_version, kept with each change of it
   held_up_at timestamptz,                 -- since when searches that do not name the patient wait for what is being fetched; soon they do not
   primary key (inst, pat)
 );
@@ -69,6 +70,8 @@ create table shared_object (
   primary key (recorder, document)
 );
 create index shared_object_due on shared_object (retry_at);
+-- What takes room beside what is held; one that found none waits, at retry_at infinity, until there is some.
+create index shared_object_room on shared_object (inst, pat) where code is distinct from 'SHARED_QUOTA';
 create index shared_object_of on shared_object (inst, pat, category);
 -- What is held: our copy of the ciphertext lies with us and not in the shared store, its document key under our own key of the holder's category.
 create table shared_version (
