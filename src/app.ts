@@ -18,6 +18,7 @@ import { parseDurationMs } from './config/schema.ts';
 import { createConsentService } from './consent/consent-service.ts';
 import { readableScope } from './consent/readable-scope.ts';
 import { createDevice } from './device/device.ts';
+import { createErasure } from './erasure/erasure.ts';
 import { createFacade } from './fhir/facade.ts';
 import { createHttpApp, safeError } from './http/app.ts';
 import { createHealth } from './http/health.ts';
@@ -153,6 +154,24 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
     const directories = createDirectories({ database, custodian, ledgerId, name: server.institution.name });
     const shared = createSharedRecords({ ...carrier, core, config: server, audit, membership, metrics });
     closers.push(() => shared.sharing.close());
+    const erasure = createErasure({
+      ...carrier,
+      database,
+      rows,
+      custodian,
+      blobs: core.blobs,
+      audit,
+      ledgerId,
+      msp: core.msp,
+      activeRole: (inst, member) => membership.activeRole(inst, member),
+      betweenPages: core.betweenPages,
+      onErased: () => shared.sharing.wake(),
+      now: () => new Date(),
+      log,
+    });
+    closers.push(() => erasure.close());
+    // A database that was restored holds again what has been erased since.
+    if (serve) await erasure.pass();
     const device = createDevice({
       ...carrier,
       database,
@@ -245,6 +264,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       issuer,
       links: shared.links,
       shared,
+      erasure,
       tokenEndpoint: `${issuerUrl}/token`,
       configHash: settings.config.hash,
       facility: server.institution.name,
@@ -262,6 +282,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
     });
     // A command that runs beside nothing ends soon; what is due is the server's.
     if (serve) await shared.sharing.start();
+    if (serve) await erasure.start();
     if (serve) {
       // Nobody watches the rows that every answer rests on but this, between two runs of `ledger verify`.
       const work = async (): Promise<void> => {
@@ -288,6 +309,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
         work: () =>
           device
             .sweep()
+            .then(() => erasure.pass())
             .then(() => core.reconcile.sweep())
             .finally(() => core.blobs.sweep()),
         log,

@@ -283,6 +283,8 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
       institution,
       assembler,
       pull,
+      /** Work that no page of a source may run beside. */
+      betweenPages: intake.inTurn,
       replay,
       identity: createIdentity({ database, rows, keys, intake, matching, withdrawal, config: filingConfig, log }),
       sources,

@@ -2,6 +2,7 @@ import { verifyAudit } from '../audit/verify.ts';
 import type { Issuer } from '../auth/issuer.ts';
 import type { Operations, PullReport } from '../cli/operations.ts';
 import { verifyResult } from '../cli/verify-result.ts';
+import type { Erasure } from '../erasure/erasure.ts';
 import { CodedError, codeOf } from '../errors.ts';
 import { isId } from '../ids.ts';
 import { openAlarms } from '../ledger/projection-alarms.ts';
@@ -32,6 +33,7 @@ export function createOperations(parts: {
   issuer: Issuer;
   links: Links;
   shared: Pick<ReturnType<typeof createSharedRecords>, 'decisions' | 'report'>;
+  erasure: Pick<Erasure, 'erase' | 'certificate'>;
   tokenEndpoint: string;
   facility: string;
   configHash: string;
@@ -229,6 +231,13 @@ export function createOperations(parts: {
         throw new CodedError('NOT_FOUND', { diagnostics: 'No patient has this identifier of this authority here.' });
       return { patient: patient.pat };
     },
+    patientErase: ({ patient, by }) =>
+      accounted(
+        `patient erase by=${idIn(by)}`,
+        () => parts.erasure.erase({ patient, by }),
+        () => [patient],
+      ),
+    patientErasure: ({ patient }) => parts.erasure.certificate(patient),
     directoryExport: async () => ({ institution: core.institution, directory: await directories.own() }),
     directoryCheck: ({ directory }) => directories.report(directory),
     directoryImport: ({ directory }) => directories.import(directory),

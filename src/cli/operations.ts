@@ -1,3 +1,4 @@
+import type { ErasureCertificate } from '../erasure/erasure.ts';
 import type { OpenAlarms } from '../ledger/projection-alarms.ts';
 import type { CosignedFile } from '../membership/cosigned-file.ts';
 import type { DirectoryReport } from '../membership/directory.ts';
@@ -56,6 +57,9 @@ export interface Operations {
   memberList(input: object): Promise<readonly { member: string; name: string; role: string; status: string }[]>;
   /** The pseudonym behind an identifier of a configured authority; leaves an audit event. */
   patientFind(input: { authority: string; value: string }): Promise<{ patient: string }>;
+  /** Erases a patient in custody, for ever; and what became of an erasure, whoever signed it. Both answer the certificate. */
+  patientErase(input: { patient: string; by: string }): Promise<ErasureCertificate>;
+  patientErasure(input: { patient: string }): Promise<ErasureCertificate>;
   /** A one-time code for one of our patients; its text is a secret, answered once. These all leave audit events. */
   linkCreate(input: NewCode): Promise<MadeCode>;
   linkList(input: object): Promise<readonly ListedLink[]>;

@@ -125,8 +125,9 @@ export function createKeptEnvelopes(parts: {
     },
 
     async sweep() {
-      // A permission's: once that version is not the live head any more. A key version's: once no permission of the category is live.
+      // An erased patient's: at once. A permission's: once that version is not the live head any more. A key version's: once no permission of the category is live.
       const live = sql`p.inst = v.inst and p.pat = v.pat and p.category = v.category and p.status = 'active'
+        and not exists (select 1 from projection.patient e where e.inst = v.inst and e.pat = v.pat and e.status = 'erased')
         and exists (select 1 from projection.clause c where c.inst = p.inst and c.pat = p.pat and c.grantor = p.grantor and c.grantee = p.grantee
           and c.category = p.category and c.effect = 'permit' and (c.period_end is null or c.period_end > now()))`;
       const version = sql`exists (select 1 from projection.state s where strpos(s.value, '"path":' || to_json(v.name)::text) > 0

@@ -81,7 +81,7 @@ export function decide(
   if (patient.pat === null) {
     const reason = (patient.reason ?? 'PATIENT_UNKNOWN') as Reason;
     // Filed by an earlier version: held, so that the document of the patient whom it has left is found and withdrawn.
-    return (reason === 'TEST_PATIENT' || reason === 'PATIENT_REJECTED') && !wasOwn
+    return (reason === 'TEST_PATIENT' || reason === 'PATIENT_REJECTED' || reason === 'ERASED') && !wasOwn
       ? skip(reason, true, classified.rule)
       : hold(reason, classified.rule);
   }

@@ -19,6 +19,7 @@ import {
   storedVersions,
 } from '../store/records.ts';
 import { type ResourceText, writeDirectory } from '../store/resources.ts';
+import { suppressed, suppressionMarks } from '../store/suppression.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import { mapByTurns } from './by-turns.ts';
 import { type Decided, decide, orderOf, type Seen } from './decision.ts';
@@ -49,6 +50,7 @@ export function createIntake(parts: {
   config: FilingConfig;
 }) {
   const { database, rows, keys, matching, config } = parts;
+  const marks = suppressionMarks(rows);
   // Two pages at once could both make a pseudonym for one new patient, so pages are taken one after the other.
   let last: Promise<unknown> = Promise.resolve();
 
@@ -101,14 +103,25 @@ export function createIntake(parts: {
       if (patient !== undefined) patientKeys.set(s, await keys.ref(source, patient));
     }
     const stored = await sourcePatients(database, source, [...new Set(patientKeys.values())]);
+    const erased = await erasedOf(source, [
+      ...new Set([...patientKeys.values(), ...fresh.flatMap(({ raw, key }) => (raw.type === 'Patient' ? [key] : []))]),
+    ]);
+    const patientOf = (s: Seen): { pat: string | null; reason: string | null } | undefined => {
+      const key = patientKeys.get(s);
+      if (key === undefined) return undefined;
+      return erased.has(key) ? { pat: null, reason: 'ERASED' } : (patients.get(key) ?? stored.get(key));
+    };
+    // Of an erased person nothing is taken, and nothing is kept that says so.
+    const isErased = (s: Seen): boolean => erased.has(s.key) || (patients.get(s.key) ?? patientOf(s))?.reason === 'ERASED';
+    const taken = fresh.filter((s) => !isErased(s));
+    if (taken.length < fresh.length) counts.outcomes['skip:ERASED'] = fresh.length - taken.length;
 
     const directory: { ref: string; resource: JsonObject }[] = [];
     // Beside each other, so that the row keys of all who are new are written to the disk together.
-    const rowsToInsert = await mapByTurns(fresh, async (s): Promise<NewRecord> => {
+    const rowsToInsert = await mapByTurns(taken, async (s): Promise<NewRecord> => {
       const before = current.get(s.key);
       const patientKey = patientKeys.get(s);
-      const patient = patientKey === undefined ? undefined : (patients.get(patientKey) ?? stored.get(patientKey));
-      const decided = decide(s, before, patient ?? undefined, newestInPage.get(s.key) === s, { source, stream, classify });
+      const decided = decide(s, before, patientOf(s), newestInPage.get(s.key) === s, { source, stream, classify });
       const own = s.description?.role === 'patient' ? (patients.get(s.key)?.pat ?? null) : null;
       const pat = own ?? decided.pat;
       const sealedFor = sealedForOf(s, { ...decided, pat });
@@ -154,6 +167,16 @@ export function createIntake(parts: {
     }, 'unforced');
     counts.stored = rowsToInsert.length;
     return counts;
+  }
+
+  /** Those of these keys of a source's patients that are of persons who were erased here. */
+  async function erasedOf(source: string, patientKeys: readonly string[]): Promise<Set<string>> {
+    const marked = await Promise.all(patientKeys.map(async (key) => ({ key, mark: await marks.ofSourcePatient(source, key) })));
+    const found = await suppressed(
+      database,
+      marked.map((one) => one.mark),
+    );
+    return new Set(marked.filter((one) => found.has(one.mark)).map((one) => one.key));
   }
 
   /**

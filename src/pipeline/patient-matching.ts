@@ -17,6 +17,7 @@ import {
 } from '../store/patients.ts';
 import { lastMatched } from '../store/records.ts';
 import { writePatients } from '../store/resources.ts';
+import { addSuppressions, suppressed, suppressionMarks } from '../store/suppression.ts';
 import type { Custodian } from '../vault/custodian.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import { mapByTurns } from './by-turns.ts';
@@ -53,6 +54,8 @@ interface Settled {
   sealedId: Buffer;
   pat: string | null;
   reason: Reason | null;
+  /** Of an erased person: nothing is kept but this. */
+  mark?: string;
   matched?: {
     pat: string;
     record: PatientRecord;
@@ -78,6 +81,7 @@ export function createPatientMatching(parts: {
 }) {
   const { database, rows, custodian, outbox, statements, config } = parts;
   const categoryIds = config.categories.map((category) => category.id);
+  const marks = suppressionMarks(rows);
 
   /**
    * The Patient records of a page. In three steps, so that two records of one new person get one pseudonym, and the
@@ -90,6 +94,8 @@ export function createPatientMatching(parts: {
     // In this order up to the first wait of each; the keys of all who are new still meet on their way to the disk.
     const settled = await mapByTurns(found, async ({ record, reason, blind, existing, decided }) => {
       const held = (why: Reason): Promise<Settled> => settle({ record, reason: why });
+      if (reason === 'ERASED')
+        return { key: record.key, sealedId: Buffer.alloc(0), pat: null, reason, mark: await marks.ofSourcePatient(source, record.key) };
       if (decided !== undefined) return settleDecided(record, { pat: decided.pat, takesDemographics: decided.takes_demographics });
       if (reason !== undefined) return held(reason);
       const twins = blind.flatMap((identifier) => inPage.get(nameOf(identifier)) ?? []);
@@ -131,6 +137,7 @@ export function createPatientMatching(parts: {
 
   async function lookAll(source: string, records: readonly PatientRecord[]): Promise<Look[]> {
     const looks = await Promise.all(records.map(read));
+    await findErased(source, looks);
     const telling = looks.filter((look) => look.reason === undefined);
     const owners = new Map(
       (
@@ -144,7 +151,7 @@ export function createPatientMatching(parts: {
     const keysOf = (some: readonly Look[]): string[] => some.map((look) => look.record.key);
     const [before, decisions] = await Promise.all([
       lastMatched(database, keysOf(telling)),
-      identityDecisions(database, source, keysOf(looks.filter((look) => look.reason !== 'TEST_PATIENT'))),
+      identityDecisions(database, source, keysOf(looks.filter((look) => look.reason !== 'TEST_PATIENT' && look.reason !== 'ERASED'))),
     ]);
     for (const look of telling) {
       const pats = [...new Set(look.blind.flatMap((identifier) => owners.get(nameOf(identifier)) ?? []))];
@@ -168,6 +175,24 @@ export function createPatientMatching(parts: {
       if (decision !== undefined && !agrees && decision.facts === (await factsOf(look.record))) look.decided = decision;
     }
     return looks;
+  }
+
+  /** Whoever was erased here is known by their number, or by their id at the source, and by nothing else. */
+  async function findErased(source: string, looks: readonly Look[]): Promise<void> {
+    const marked = await Promise.all(
+      looks.map(async (look) => ({
+        look,
+        marks: await Promise.all([
+          marks.ofSourcePatient(source, look.record.key),
+          ...(await blindIdentifiers(look.record.resource)).map((one) => marks.ofIdentifier(one)),
+        ]),
+      })),
+    );
+    const erased = await suppressed(
+      database,
+      marked.flatMap((one) => one.marks),
+    );
+    for (const one of marked) if (one.marks.some((mark) => erased.has(mark))) one.look.reason = 'ERASED';
   }
 
   /** HMAC of all that the record says of who it is: identifiers, names, birth date, links. */
@@ -235,7 +260,15 @@ export function createPatientMatching(parts: {
       tx,
       matched.flatMap(({ pat, blind }) => blind.map((identifier) => ({ ...identifier, pat }))),
     );
-    await linkSourcePatients(tx, source, settled);
+    await addSuppressions(
+      tx,
+      settled.flatMap((one) => one.mark ?? []),
+    );
+    await linkSourcePatients(
+      tx,
+      source,
+      settled.filter((one) => one.mark === undefined),
+    );
     // Of two records of one person the last one tells.
     const telling = matched.flatMap(({ demographics, ...one }) => (demographics === undefined ? [] : [{ ...one, demographics }]));
     const last = [...new Map(telling.map((one) => [one.pat, one])).values()];

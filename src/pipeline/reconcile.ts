@@ -37,6 +37,19 @@ export interface ReconcileReport {
   differences: readonly Difference[];
 }
 
+/** Whose refusal is answered to whoever asked for it, or taken up again by whoever it was due to; it leaves nothing here. */
+const ANSWERED = [
+  'grantPermission',
+  'publishCategoryKey',
+  'claimPatient',
+  'rotatePatientKey',
+  'delegate',
+  'setPrivateInfo',
+  'erasePatient',
+  'suspendMember',
+  'renewMember',
+];
+
 /**
  * Compares documents, blobs and ledger both ways (architecture section 3, step 12). Reads every object's ciphertext and
  * hashes it; opens nothing, so it needs no audit event. Never lists a store: names come from rows, entries and `puts`.
@@ -198,7 +211,8 @@ export function createReconcile(parts: { database: Database; blobs: BlobStore; i
     const rows = await database.query<{ doc: string; version: number; pointer: string }>(sql`
       select e.doc, e.version, e.pointer from projection.entry e
       where e.recorder = ${institution} and e.standing
-        and not exists (select 1 from document_version d where d.document = e.doc and d.version = e.version)`);
+        and not exists (select 1 from document_version d where d.document = e.doc and d.version = e.version)
+        and not exists (select 1 from projection.patient p where p.inst = e.inst and p.pat = e.pat and p.status = 'erased')`);
     return rows.map((row) => ({ kind: 'missing-here', document: row.doc, version: row.version, pointer: row.pointer }));
   }
 
@@ -212,12 +226,23 @@ export function createReconcile(parts: { database: Database; blobs: BlobStore; i
     return rows.map((row) => ({ kind: 'withdrawal-missing-on-ledger', document: row.document }));
   }
 
+  /** Given up, or refused and something here still waits for it. */
   async function stuckOutbox(): Promise<Difference[]> {
-    // A document refused for its key version was sealed again and has another row since.
-    const rows = await database.query<{ id: string; state: string }>(sql`
-      select o.id, o.state from outbox o where o.state in ('rejected', 'failed', 'conflict')
-        and (o.error_code is distinct from 'KEY_VERSION_STALE' or exists (select 1 from document_version d where d.outbox = o.id)) order by o.id`);
-    return rows.map((row) => ({ kind: 'outbox-stuck', detail: `${row.id} ${row.state}` }));
+    // A document refused for its key version was sealed again and has another row since; a refused anchor has been replaced. What a
+    // person signed was answered to them, whoever else signed of the same at that moment; nothing stands here by it but a denial of ours.
+    const rows = await database.query<{ id: string; transaction: string; state: string; error_code: string | null }>(sql`
+      select o.id, o.transaction, o.state, o.error_code from outbox o where o.state in ('failed', 'conflict') or (o.state = 'rejected' and case
+        when o.transaction = any(${ANSWERED}) then false
+        when o.transaction = 'revokePermission' then exists (select 1 from revocation v where v.outbox = o.id)
+          and not exists (select 1 from device_statement d where d.outbox = o.id)
+        when o.transaction = 'anchorAudit' then exists (select 1 from audit_anchor a where a.outbox = o.id)
+        when o.error_code = 'PATIENT_ERASED' then false
+        else o.error_code is distinct from 'KEY_VERSION_STALE' or exists (select 1 from document_version d where d.outbox = o.id) end)
+      order by o.id`);
+    return rows.map((row) => ({
+      kind: 'outbox-stuck',
+      detail: [row.id, row.transaction, row.state, row.error_code].filter((one) => one !== null).join(' '),
+    }));
   }
 
   async function recordsWithoutDocument(): Promise<Difference[]> {

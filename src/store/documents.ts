@@ -53,7 +53,8 @@ export async function lockOrphanPuts(sqlOn: Sql, olderThanMs: number): Promise<s
       and not exists (select 1 from shared_version v where v.pointer = puts.name)
       and not exists (select 1 from held_object h where h.pointer = puts.name)
       and not exists (select 1 from projection.entry e where e.pointer = puts.name
-        and not exists (select 1 from document_version d where d.document = e.doc and d.version = e.version))
+        and not exists (select 1 from document_version d where d.document = e.doc and d.version = e.version)
+        and not exists (select 1 from projection.patient p where p.inst = e.inst and p.pat = e.pat and p.status = 'erased'))
     order by name limit 500 for update skip locked`);
   return rows.map((row) => row.name);
 }
