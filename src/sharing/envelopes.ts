@@ -1,12 +1,13 @@
 import { hash } from 'node:crypto';
 import type { JWK } from 'jose';
-import { CodedError, codeOf, type ErrorCode } from '../errors.ts';
+import { CodedError, type ErrorCode } from '../errors.ts';
 import type { Sql } from '../store/database.ts';
 import { sql } from '../store/sql.ts';
 import type { PublicJwk } from '../vault/custodian.ts';
 import { MAX_ENVELOPE_LENGTH } from '../vault/envelope.ts';
 import { belongsTo } from '../vault/foreign-wrap.ts';
 import { holderName } from '../vault/holder.ts';
+import { faultOf, placeOf } from './faults.ts';
 import { keyPlace, retryAt, type SharingParts } from './parts.ts';
 
 interface EnvelopeRow {
@@ -111,7 +112,7 @@ export function createEnvelopes(
   }
 
   async function failed(row: EnvelopeRow, error: unknown): Promise<void> {
-    const code = codeOf(error) ?? 'INTERNAL';
+    const code = faultOf(error);
     if (code === 'STALE') return;
     const { inst, pat, category } = row;
     const attempts = row.attempts + 1;
@@ -128,9 +129,9 @@ export function createEnvelopes(
         where ${at} and state in ('waiting', 'refused')`);
     });
     log.warn({ inst, pat, category, code, attempts }, 'an envelope cannot be opened');
-    if (error instanceof CodedError ? (final && !code.startsWith('LINK_')) || attempts === parts.retry.maxAttempts : attempts === 1)
+    if (code !== 'INTERNAL' ? (final && !code.startsWith('LINK_')) || attempts === parts.retry.maxAttempts : attempts === 1)
       onAlarm({ code, inst, pat, category });
-    if (codeOf(error) === undefined) log.error({ err: error }, 'an envelope failed for no coded reason');
+    if (code === 'INTERNAL') log.error(placeOf(error), 'an envelope failed for no coded reason');
   }
 
   return { openSome };

@@ -1,14 +1,16 @@
 import { hash, type JsonWebKey } from 'node:crypto';
-import { CodedError, codeOf, type ErrorCode } from '../errors.ts';
+import { CodedError, type ErrorCode } from '../errors.ts';
 import { stringifyLossless } from '../records/lossless-json.ts';
 import type { Sql } from '../store/database.ts';
 import { announcePuts, forgetPuts } from '../store/documents.ts';
 import { insertResources, prepareResources, type ResourceRows, writePatients } from '../store/resources.ts';
-import { type SqlFragment, sql } from '../store/sql.ts';
+import { sql } from '../store/sql.ts';
 import { unwrapWithCategoryKey } from '../vault/foreign-wrap.ts';
 import { holderName } from '../vault/holder.ts';
 import { putOff } from './backlog.ts';
 import { type createEnding, deleteRows, keepCopy, removeLater } from './ending.ts';
+import { faultOf, placeOf } from './faults.ts';
+import { requireFreeIds } from './free-ids.ts';
 import { addHeld, countDocuments, type HeldTotals, heldOf } from './held-totals.ts';
 import { keyPlace, retryAt, type SharingParts } from './parts.ts';
 import { type Received, type SharedDocument, sharedDocument } from './shared-documents.ts';
@@ -58,6 +60,9 @@ const FINAL = new Set<ErrorCode>([
 /** A turn of this many objects, so many at one time: a store that is slow with one patient's does not hold up the others'. */
 const BATCH = 64;
 const AT_ONCE = 6;
+/** One at a time of these: opened and parsed, several of somebody who means harm would be more than the process has room for. */
+const LARGE_BYTES = 8 * 1024 * 1024;
+const MOST_SLOW_MS = 24 * 3_600_000;
 
 /**
  * Fetches what is wanted: the object that the entry names, checked against the ledger before anything else, opened with the category
@@ -72,6 +77,7 @@ export function createFetching(
 ) {
   const { database, rows, custodian, sealer, blobs, links, quotas, retry, now, onAlarm, log } = parts;
   const own = custodian.institution;
+  let large = Promise.resolve();
 
   /** Some of what is due, institutions and patients by turns; the number that came to be held, or that nobody wants any more. */
   async function fetchSome(closing: () => boolean): Promise<number> {
@@ -103,10 +109,24 @@ export function createFetching(
   }
 
   async function fetchOne(wanted: Wanted): Promise<void> {
-    const { inst, pat, category, recorder, document, version } = wanted;
     const entry = await entryOf(wanted);
     if (entry === undefined) return forget(wanted);
-    const bytes = await getObject(wanted, entry);
+    const size = await sizeOf(wanted, entry);
+    if (size <= LARGE_BYTES) return take(wanted, entry);
+    const before = large;
+    const done = Promise.withResolvers<void>();
+    large = done.promise;
+    await before;
+    try {
+      await take(wanted, entry);
+    } finally {
+      done.resolve();
+    }
+  }
+
+  async function take(wanted: Wanted, entry: Entry): Promise<void> {
+    const { inst, pat, category, recorder, document, version } = wanted;
+    const bytes = await getObject(entry);
     const holder = holderName(own, { institution: inst, patient: pat });
     const key = await categoryKey(wanted, entry.key_version, holder);
     let wrapped: string | undefined;
@@ -145,21 +165,23 @@ export function createFetching(
       facility: parts.facility,
       at,
     };
-    const shared = sharedDocument(of, opened);
+    const shared = await ofContent(() => sharedDocument(of, opened));
     await requireFreeIds(database, of, shared);
-    await links.compare({ institution: inst, patient: pat }, shared.patient);
-    const prepared = await prepareResources(rows, {
-      institution: inst,
-      recorder,
-      patient: pat,
-      holder,
-      category,
-      document,
-      version,
-      lastUpdated: at,
-      resources: shared.resources,
-      ...(shared.covers === undefined ? {} : { covers: shared.covers }),
-    });
+    await ofContent(() => links.compare({ institution: inst, patient: pat }, shared.patient));
+    const prepared = await ofContent(() =>
+      prepareResources(rows, {
+        institution: inst,
+        recorder,
+        patient: pat,
+        holder,
+        category,
+        document,
+        version,
+        lastUpdated: at,
+        resources: shared.resources,
+        ...(shared.covers === undefined ? {} : { covers: shared.covers }),
+      }),
+    );
     const header = await rows.seal(holder, category, `header/${document}/${version}`, Buffer.from(JSON.stringify(opened.inner)));
     const pointer = `${own}/copies/${ciphertextHash}`;
     await database.transaction(async (tx) => {
@@ -167,8 +189,19 @@ export function createFetching(
       await keepCopy(tx, pointer);
     });
     await blobs.put(pointer, bytes);
-    await keep({ of, entry, shared, prepared, holder, pointer, header, wrapped: wrapped ?? '', sizeBytes: bytes.length });
+    await keep(wanted, { of, entry, shared, prepared, holder, pointer, header, wrapped: wrapped ?? '', sizeBytes: bytes.length });
     log.info({ inst, pat, category, document, version, n: wanted.n, sizeBytes: bytes.length }, 'shared document received');
+  }
+
+  /** What fails here for no coded reason fails for what the document says: it will say the same the next time. */
+  async function ofContent<T>(work: () => T | Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      if (faultOf(error) !== 'INTERNAL') throw error;
+      log.error(placeOf(error), 'a shared document has a form that nobody foresaw');
+      throw new CodedError('SHARED_CONTENT', { diagnostics: 'It has a form that nobody foresaw.' });
+    }
   }
 
   /** The entry that is wanted, where it is still the one that stands. */
@@ -193,7 +226,8 @@ export function createFetching(
     });
   }
 
-  async function getObject({ inst, pat, code }: Wanted, entry: Entry): Promise<Uint8Array> {
+  /** Of an object that there is room for. */
+  async function sizeOf({ inst, pat, code }: Wanted, entry: Entry): Promise<number> {
     // One that was over the quota is in only once there is room; the others count themselves.
     if (code === 'SHARED_QUOTA' && (await countDocuments(database, { institution: inst, patient: pat })) >= quotas.maxDocumentsPerPatient)
       throw new CodedError('SHARED_QUOTA');
@@ -201,6 +235,10 @@ export function createFetching(
     if (size === undefined) throw new CodedError('BLOB_MISSING');
     const held = await heldOf(database, { institution: inst, patient: pat });
     if (size > quotas.maxObjectBytes || held.bytes + size > quotas.maxBytesPerPatient) throw new CodedError('SHARED_QUOTA');
+    return size;
+  }
+
+  async function getObject(entry: Entry): Promise<Uint8Array> {
     const bytes = await blobs.get(entry.pointer);
     if (bytes.length > quotas.maxObjectBytes) throw new CodedError('SHARED_QUOTA');
     if (hash('sha256', bytes) !== entry.ciphertext_hash) throw new CodedError('SHARED_HASH');
@@ -214,13 +252,15 @@ export function createFetching(
     return JSON.parse((await rows.open(holder, category, keyPlace(version), row.jwk)).toString('utf8')) as JsonWebKey;
   }
 
-  async function keep({ of, entry, shared, prepared, holder, pointer, header, wrapped, sizeBytes }: Kept): Promise<void> {
+  async function keep(wanted: Wanted, { of, entry, shared, prepared, holder, pointer, header, wrapped, sizeBytes }: Kept): Promise<void> {
     const { inst, pat, category, recorder, document, version } = of;
     await database.transaction(async (tx) => {
       const [row] = await tx.query<{ state: string }>(sql`
         select state from shared_category where inst = ${inst} and pat = ${pat} and category = ${category} for share`);
       // Ended while it was fetched: the copy is swept, or removed with the end.
       if (row?.state !== 'live') return removeLater(tx, [pointer], null);
+      // Withdrawn or followed by another while it was fetched: whoever looked at that has not seen it here. It is looked at once more.
+      if ((await entryOf(wanted, tx)) === undefined) throw new CodedError('STALE');
       // Another process may be at the same document.
       await tx.query(sql`select pg_advisory_xact_lock(hashtextextended(${`shared ${recorder}/${document}`}, 0))`);
       const held = await tx.query<{ version: number; commitment: string; pointer: string; size_bytes: number }>(sql`
@@ -300,7 +340,7 @@ export function createFetching(
   }
 
   async function failed(wanted: Wanted, error: unknown): Promise<void> {
-    const code = codeOf(error) ?? 'INTERNAL';
+    const code = faultOf(error);
     if (code === 'STALE') return;
     const { inst, pat, category, recorder, document, version, n } = wanted;
     const attempts = wanted.attempts + 1;
@@ -310,39 +350,22 @@ export function createFetching(
     // A key comes with an envelope, which wakes this again; a document alone says nothing yet.
     const state = !givenUp ? 'wanted' : code === 'BLOB_MISSING' || code === 'UNAVAILABLE' || code === 'SHARED_KEY' ? 'missing' : 'refused';
     await database.query(sql`
-      update shared_object set state = ${state}, code = ${code}, attempts = ${attempts}, retry_at = ${retryAt(parts, final ? retry.maxAttempts : attempts)}
+      update shared_object set state = ${state}, code = ${code}, attempts = ${attempts}, retry_at = ${nextTry(code, attempts)}
       where recorder = ${recorder} and document = ${document} and version = ${version} and n = ${n}`);
     log.warn({ inst, pat, category, document, version, code, attempts }, 'a shared document cannot be received');
-    if (code === 'INTERNAL') log.error({ err: error }, 'a shared document failed for no coded reason');
+    if (code === 'INTERNAL') log.error(placeOf(error), 'a shared document failed for no coded reason');
     const isNews = code !== wanted.code && (final || code === 'SHARED_HASH' || code === 'INTERNAL');
     if (isNews || (givenUp && wanted.state === 'wanted' && !final)) onAlarm({ code, inst, pat, category, document, version });
   }
 
+  /** What was fetched whole to be refused is fetched more and more seldom, or whoever files such things would have us fetch them all day. */
+  function nextTry(code: ErrorCode, attempts: number): Date {
+    const final = FINAL.has(code);
+    const at = retryAt(parts, final ? retry.maxAttempts : attempts);
+    const idle = final ? attempts - 1 : attempts - retry.maxAttempts;
+    if (idle <= 0 || code === 'SHARED_QUOTA' || code === 'BLOB_MISSING' || code === 'UNAVAILABLE' || code === 'SHARED_KEY') return at;
+    return new Date(now().getTime() + Math.min(Math.max(MOST_SLOW_MS, retry.slowMs), retry.slowMs * 2 ** Math.min(20, idle)));
+  }
+
   return { fetchSome };
-}
-
-/** Where a pseudonym of an institution was enrolled first: block and place in it, in one order. Names of patients are the institutions' own, but stand in one room here. */
-function enrolled(inst: SqlFragment, pat: string): SqlFragment {
-  return sql`(select array[k.block, k.tx] from projection.state k where k.key = 'pat/' || ${inst} || '/' || ${pat} || '/core' order by k.block, k.tx limit 1)`;
-}
-
-/** A hostile institution can neither overwrite nor shadow rows of ours or of a third, nor take their ids before they come. */
-async function requireFreeIds(on: Sql, of: Received, shared: SharedDocument): Promise<void> {
-  const { inst, pat, recorder, document } = of;
-  const ids = shared.resources.map(({ id }) => id);
-  if (new Set(ids).size !== ids.length) throw new CodedError('SHARED_CONTENT', { diagnostics: 'Two resources bear one id.' });
-  const taken = await on.query(sql`
-    select 1 from resource r where r.id = any(${ids}) and (r.inst, r.pat, r.recorder, r.document) is distinct from (${inst}, ${pat}, ${recorder}, ${document})
-    union all select 1 from resource r where r.id = ${pat} and r.pat <> ${pat}
-    union all select 1 from patient p where p.pat = ${pat} or p.pat = any(${ids})
-    union all select 1 from resource_identity i where i.id = any(${ids})
-    union all select 1 from directory_resource d where d.id = any(${ids}) or d.id = ${pat}
-    union all select 1 from subject s where s.document = ${document} or s.document = any(${ids})
-    union all select 1 from projection.institution i where i.inst <> ${inst} and ${enrolled(sql`i.inst`, pat)} < ${enrolled(sql`${inst}`, pat)}
-    union all select 1 from projection.institution i join projection.document d on d.recorder = i.inst and d.doc = ${document}
-      where i.inst <> ${recorder}
-        and (select min(array[e.block, e.tx]) from projection.entry e where e.inst = d.inst and e.pat = d.pat and e.recorder = d.recorder and e.doc = d.doc)
-          < (select min(array[e.block, e.tx]) from projection.entry e where e.inst = ${inst} and e.pat = ${pat} and e.recorder = ${recorder} and e.doc = ${document})
-    limit 1`);
-  if (taken.length > 0) throw new CodedError('SHARED_ID_TAKEN');
 }

@@ -42,6 +42,7 @@ export interface SharedDocument {
 const SHA256_EXTENSION = 'urn:oncobridge:attachment-sha256';
 /** More than any course or panel has; what is larger was not made by an assembler. */
 const MAX_RESOURCES = 5000;
+const MAX_BUNDLE_BYTES = 32 * 1024 * 1024;
 const MAX_DEPTH = 48;
 const FHIR_ID = /^[A-Za-z0-9.-]{1,64}$/;
 const TYPE = /^[A-Z][A-Za-z]{2,39}$/;
@@ -60,6 +61,7 @@ export function sharedDocument(of: Received, opened: Pick<OpenedObject, 'inner' 
   const { document, version, pat } = of;
   const manifest = readManifest(of, opened.inner.manifest);
   if (Buffer.from(opened.pdf.subarray(0, 5)).toString('latin1') !== '%PDF-') throw refused('The PDF is none.');
+  if (opened.bundle.length > MAX_BUNDLE_BYTES) throw refused('The Bundle is larger than any of a document.');
   const bundle = parseResource(opened.bundle, { maxLength: opened.bundle.length, maxDepth: MAX_DEPTH });
   const resources = objectsOf(bundle['entry']).map((entry) => objectOf(entry['resource']) ?? {});
   if (bundle['resourceType'] !== 'Bundle' || resources.length > MAX_RESOURCES) throw refused('The Bundle is none of a document.');
@@ -125,6 +127,7 @@ function readManifest(of: Received, given: unknown): Manifest {
   const whole =
     lists.every((list) => Array.isArray(list) && list.every((record) => typeof record === 'object' && record !== null)) &&
     typeof manifest.demographics === 'object' &&
+    manifest.demographics !== null &&
     typeof manifest.asOf === 'string' &&
     !Number.isNaN(Date.parse(manifest.asOf));
   if (!whole) throw refused('Its manifest is not whole.');

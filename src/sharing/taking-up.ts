@@ -38,6 +38,7 @@ export function createTakingUp(
   let whole = true;
   /** When the next period of a permission ends. */
   let nextEnd = 0;
+  let begun = false;
 
   /** Blocks that have been looked at, and blocks that there are. `behind`: a rebuild is under way, and nothing can be said of permissions. */
   async function heights(on: Sql, lock = false): Promise<{ seen: number; height: number; behind: boolean }> {
@@ -57,7 +58,11 @@ export function createTakingUp(
     await database.transaction((tx) => dropRefused(tx, institution, moment));
     const rounds = await backlog(moment);
     const dirty = await changed(at.seen, moment);
-    if (dirty.length === 0 && rounds.length === 0 && at.height === at.seen) return false;
+    if (dirty.length === 0 && rounds.length === 0 && at.height === at.seen) {
+      // Something may have begun beside a scan, with an end that nobody waits for yet.
+      if (begun) await planEnds(moment);
+      return false;
+    }
     let any = false;
     for (const of of dirty) any = (await refresh(of)) || any;
     for (const round of rounds) any = (await lookAgain(round)) || any;
@@ -111,6 +116,7 @@ export function createTakingUp(
   }
 
   async function planEnds(moment: Date): Promise<void> {
+    begun = false;
     const [row] = await database.query<{ next: Date | null }>(sql`
       select min(c.period_end) as next from shared_category s join projection.clause c on c.inst = s.inst and c.pat = s.pat and c.category = s.category
       where c.period_end >= ${moment}`);
@@ -192,6 +198,7 @@ export function createTakingUp(
       insert into shared_category (inst, pat, category, state, statement) values (${inst}, ${pat}, ${category}, 'waiting', ${statement}) on conflict do nothing`);
     await nameEnvelopes(tx, of, category, granted);
     await holdUp(tx, of);
+    begun = true;
     log.info({ inst, pat, category }, 'a category is shared with us');
     return true;
   }

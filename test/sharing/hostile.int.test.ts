@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { after, afterEach, before, describe, test } from 'node:test';
+import { pino } from 'pino';
 import { CodedError } from '../../src/errors.ts';
 import { newId } from '../../src/ids.ts';
 import { createOutbox } from '../../src/outbox/postgres-outbox.ts';
@@ -429,6 +431,130 @@ describe('ends', () => {
     await w.pass();
     assert.equal(await w.count('shared_version', patient), 1);
     assert.ok(await w.store.head(pointer));
+  });
+});
+
+describe('what is not what it should be', () => {
+  const wantedOf = async (document: string) =>
+    (
+      await w.database.query<{ state: string; code: string; attempts: number; retry_at: Date }>(
+        sql`select state, code, attempts, retry_at from shared_object where document = ${document}`,
+      )
+    )[0];
+
+  test('withdrawn while it is fetched, and looked at by another process meanwhile: not kept', async () => {
+    const { patient } = await w.granted();
+    await w.pass();
+    const late = await w.file(patient);
+    const reached = Promise.withResolvers<void>();
+    const go = Promise.withResolvers<void>();
+    const fetching = w.pass({
+      blobs: watchedBlobs(w.store, {
+        get: async (name) => {
+          if (name === late.pointer) reached.resolve();
+          if (name === late.pointer) await go.promise;
+          return undefined;
+        },
+      }),
+    });
+    await reached.promise;
+    await w.withdraw(patient, late.document);
+    await w.pass();
+    go.resolve();
+    await fetching;
+    await w.pass();
+    assert.equal(await w.count('shared_version', patient), 1);
+    assert.equal((await w.database.query(sql`select 1 from resource where document = ${late.document}`)).length, 0);
+    assert.equal(await wantedOf(late.document), undefined);
+    // The sweep finds the copy by its name.
+    await w.database.query(sql`delete from puts`);
+    await w.store.delete(`${w.b.institution}/copies/${late.ciphertextHash}`);
+  });
+
+  const odd: [string, (resource: Record<string, unknown>) => void][] = [
+    [
+      'a term longer than an index takes',
+      (one) => Object.assign(one, { code: { coding: [{ code: randomBytes(20_000).toString('hex') }] } }),
+    ],
+    ['a time that is none', (one) => Object.assign(one, { effectiveDateTime: '0000-01-01' })],
+    ['a number that is none', (one) => Object.assign(one, { valueQuantity: { value: 'x', unit: {} } })],
+    ['lists of lists', (one) => Object.assign(one, { code: [[{ coding: [[]] }]], category: 7, subject: [] })],
+    ['nothing where something must be', (one) => Object.assign(one, { code: null, performer: [null], meta: [], text: null })],
+  ];
+  for (const [what, spoil] of odd)
+    test(`${what}: taken or refused with a code, and no word of it in the log`, async () => {
+      const { patient } = await w.granted();
+      await w.pass();
+      const written: string[] = [];
+      const log = pino({}, { write: (line) => written.push(line) });
+      const { document } = await w.file(patient, {
+        spoil: ({ bundle }) => {
+          const one = bundle.entry[3]?.resource;
+          if (one !== undefined) spoil(one);
+          if (one !== undefined) Object.assign(one, { note: [{ text: 'CANARY-IN-CONTENT' }] });
+        },
+      });
+      await w.pass({ log });
+      const wanted = await wantedOf(document);
+      assert.ok(wanted === undefined || (wanted.state === 'refused' && wanted.code === 'SHARED_CONTENT'), JSON.stringify(wanted));
+      assert.doesNotMatch(written.join(''), /CANARY|[0-9a-f]{200}|0000-01-01/);
+    });
+
+  const manifests: [string, Record<string, unknown>][] = [
+    ['without demographics', { demographics: null }],
+    ['with a time beyond all', { asOf: '+275760-09-13T00:00:00.000Z' }],
+    ['with members that are none', { configHash: {}, layout: [], zone: 7, facility: null }],
+  ];
+  for (const [what, facts] of manifests)
+    test(`a manifest ${what}: taken or refused with a code`, async () => {
+      const { patient } = await w.granted();
+      await w.pass();
+      const { document } = await w.file(patient, { spoil: ({ manifest }) => Object.assign(manifest, facts) });
+      await w.pass();
+      const wanted = await wantedOf(document);
+      assert.ok(wanted === undefined || (wanted.state === 'refused' && wanted.code === 'SHARED_CONTENT'), JSON.stringify(wanted));
+    });
+
+  test('what was fetched whole to be refused is fetched more and more seldom; another version at once', async () => {
+    const { patient } = await w.granted();
+    await w.pass();
+    const bad = await w.file(patient, { spoil: ({ bundle }) => bundle.entry.splice(0, 1) });
+    await w.pass();
+    const gaps: number[] = [];
+    for (let i = 0; i < 14; i++) {
+      const at = (await wantedOf(bad.document))?.retry_at ?? assert.fail();
+      gaps.push(Math.round((at.getTime() - (w.clock.at?.getTime() ?? Date.now())) / 60_000));
+      w.clock.at = at;
+      await w.pass();
+    }
+    assert.deepEqual(gaps, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1440, 1440, 1440]);
+    assert.equal(w.alarms.filter((alarm) => alarm.document === bad.document).length, 1);
+    await w.file(patient, { document: bad.document, version: 2 });
+    await w.pass();
+    assert.equal(await wantedOf(bad.document), undefined);
+  });
+
+  test('large ones are opened one after another', async () => {
+    const { patient } = await w.granted();
+    await w.pass();
+    const objects = new Set<string>();
+    for (let i = 0; i < 3; i++) objects.add((await w.file(patient)).pointer);
+    let now = 0;
+    let most = 0;
+    await w.pass({
+      blobs: watchedBlobs(w.store, {
+        head: async (name) => (objects.has(name) ? { sizeBytes: 9_000_000 } : undefined),
+        get: async (name) => {
+          if (!objects.has(name)) return undefined;
+          most = Math.max(most, ++now);
+          await new Promise((done) => setTimeout(done, 20));
+          now--;
+          return undefined;
+        },
+      }),
+    });
+    assert.equal(most, 1);
+    assert.equal(await w.count('shared_version', patient), 4);
   });
 });
 
