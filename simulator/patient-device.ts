@@ -218,10 +218,35 @@ export function createPatientDevice(options: {
       forget();
       return sent;
     } catch (error) {
-      // What is refused will not be taken by asking again.
-      if (error instanceof DeviceRefused && error.status < 500 && error.status !== 429) forget();
+      if (isRefusal(error)) {
+        forget();
+        if (body.transaction === 'publishCategoryKey') dropVersion(body);
+      }
       throw error;
     }
+  }
+
+  /** What is refused will not be taken by asking again. "On its way" (202) is no refusal: it may stand yet. */
+  const isRefusal = (error: unknown): error is DeviceRefused =>
+    error instanceof DeviceRefused && error.status >= 400 && error.status < 500 && error.status !== 429;
+
+  /** A version that never came to stand must go into no envelope. */
+  function dropVersion({ args: [jws = ''] }: Statement): void {
+    const { category, key } = JSON.parse(Buffer.from(jws.split('.')[1] ?? '', 'base64url').toString()) as { category: string; key: object };
+    const kept = memory.categories[category] ?? [];
+    memory.categories[category] = kept.filter(({ jwk }) => thumb(jwk) !== thumb(key));
+  }
+
+  /**
+   * Statements whose answer never came, handed in again, before anything new is signed on top of what they may have done. Those that the
+   * ledger has refused since are done with.
+   */
+  async function sendLeft(via: string | undefined): Promise<void> {
+    for (const { body } of memory.unsent)
+      if (body.transaction !== 'claimPatient')
+        await send(body, via).catch((error: unknown) => {
+          if (!isRefusal(error)) throw error;
+        });
   }
 
   async function insist<T>(url: string, body: object, headers: Record<string, string> = {}): Promise<T> {
@@ -240,15 +265,15 @@ export function createPatientDevice(options: {
     }
   }
 
-  /** One envelope of all versions of a category's key that this device has. */
+  /** One envelope of these versions of a category's key. */
   async function envelopeFor(
     category: string,
+    keys: readonly { version: number; jwk: JWK }[],
     recipient: InstitutionOnLedger,
     prefix: string,
     link?: string,
   ): Promise<{ text: string; named: Envelope }> {
-    const keys = memory.categories[category];
-    if (keys === undefined || keys.length === 0) throw new Error(`no key of ${category} is kept here`);
+    if (keys.length === 0) throw new Error(`no key of ${category} is kept here`);
     const { kty, crv, x = '', y } = recipient.encryption as JWK;
     const to = { kty: kty ?? '', crv: crv ?? '', x, ...(y === undefined ? {} : { y }), kid: recipient.encryptionThumbprint };
     const text = await sealEnvelope({ patient: of, category, keys, ...(link === undefined ? {} : { link }) }, to);
@@ -266,15 +291,17 @@ export function createPatientDevice(options: {
   async function rotate({ category, via }: { category: string; via?: string }): Promise<Sent> {
     const gateway = originOf(via ?? home);
     const prefix = await prefixOf(gateway);
-    const versions = (memory.categories[category] ??= []);
+    await sendLeft(via);
+    const versions = memory.categories[category] ?? [];
     const version = (versions.at(-1)?.version ?? 0) + 1;
     const made = { version, jwk: newPair() };
-    versions.push(made);
     const readers = memory.heads.filter(
       (head) => head.category === category && head.clauses.some((one) => one.effect === 'permit' && one.rights.includes('read')),
     );
     const names = new Set(readers.flatMap((head) => institutionOf(head.grantee) ?? []));
-    const envelopes = await Promise.all([...names].map(async (name) => envelopeFor(category, await recipientOf(name, gateway), prefix)));
+    const envelopes = await Promise.all(
+      [...names].map(async (name) => envelopeFor(category, [...versions, made], await recipientOf(name, gateway), prefix)),
+    );
     const payload = build.publishCategoryKeyPayload({
       ...facts(),
       category,
@@ -283,14 +310,10 @@ export function createPatientDevice(options: {
       onBehalf: null,
       version,
     });
+    // Kept before it goes out, for what may stand must never be lost.
+    memory.categories[category] = [...versions, made];
     const args = [jws('publishCategoryKey', payload)];
-    try {
-      return await send({ transaction: 'publishCategoryKey', args, envelopes: envelopes.map(({ text }) => text) }, via);
-    } catch (error) {
-      // A version that never came to stand must go into no envelope. One whose answer is out may stand yet.
-      if (!memory.unsent.some((one) => one.body.args[0] === args[0])) versions.splice(versions.indexOf(made), 1);
-      throw error;
-    }
+    return send({ transaction: 'publishCategoryKey', args, envelopes: envelopes.map(({ text }) => text) }, via);
   }
 
   return {
@@ -348,6 +371,7 @@ export function createPatientDevice(options: {
     /** Grants reading. With a code: to the clinician whom it names, and the code goes with it inside the envelopes. */
     async grant(wish: GrantWish): Promise<Sent & { grantee: string; consent: string; shown: Shown | undefined }> {
       const gateway = originOf(wish.via ?? home);
+      await sendLeft(wish.via);
       await sync();
       const prefix = await prefixOf(gateway);
       const code = wish.code === undefined ? undefined : parseLinkCode(wish.code);
@@ -373,7 +397,8 @@ export function createPatientDevice(options: {
       const permissions = await Promise.all(
         wish.categories.map(async (category) => {
           const head = headOf(grantee, category);
-          const sealed = recipient === undefined ? undefined : await envelopeFor(category, recipient, prefix, link);
+          const sealed =
+            recipient === undefined ? undefined : await envelopeFor(category, memory.categories[category] ?? [], recipient, prefix, link);
           if (sealed !== undefined) envelopes.push(sealed.text);
           const clauses = [...(head?.clauses ?? []).filter((one) => one.consent !== consent), made];
           return { category, clauses, envelope: sealed?.named ?? null, grantee, sequence: (head?.sequence ?? 0) + 1 };

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -94,6 +96,23 @@ describe('the door for what patients sign on their own device, on a whole server
     assert.equal(answer.status, 200, JSON.stringify(bundle));
     const loinc = category === dose ? '85253-9' : '11502-2';
     return (bundle.entry ?? []).filter((one) => JSON.stringify(one.resource).includes(loinc)).length;
+  }
+  /** Our own gateway behind one that says of every statement that it is on its way. */
+  async function slowGateway(): Promise<{ origin: string; close(): void }> {
+    const server = createServer((request, response) => {
+      void (async () => {
+        const chunks: Buffer[] = [];
+        for await (const chunk of request) chunks.push(chunk as Buffer);
+        const { method = 'GET', url = '' } = request;
+        const body = method === 'GET' ? {} : { body: Buffer.concat(chunks), headers: { 'content-type': 'application/json' } };
+        const answer = await fetch(`${origin}${url}`, { method, ...body });
+        const text = await answer.text();
+        response.writeHead(method === 'GET' ? answer.status : 202, { 'content-type': 'application/json' });
+        response.end(method === 'GET' ? text : '{}');
+      })();
+    });
+    await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening));
+    return { origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, close: () => void server.close() };
   }
   const rows = <T extends object>(fragment: Parameters<App['core']['database']['query']>[0]) => app.core.database.query<T>(fragment);
   const grantOf = (
@@ -468,7 +487,31 @@ describe('the door for what patients sign on their own device, on a whole server
     assert.equal(revived.toJSON().categories[dose]?.length, before);
     await assert.rejects(deviceOf(other).grant({ grantee, categories: [dose] }), /no key of|ON_BEHALF/);
     await assert.rejects(async () => deviceOf(other, { memory: former }), /another device/);
-    device = twin;
+    // "On its way" for longer than it waits: what may stand yet is lost by nobody, and goes first when something new is signed.
+    const slow = await slowGateway();
+    try {
+      const hasty = deviceOf(patient, { memory: twin.toJSON(), patienceMs: 0 });
+      await assert.rejects(hasty.rotateCategoryKey({ category: dose, via: slow.origin }), /^DeviceRefused: 202/);
+      await assert.rejects(hasty.grant({ grantee, categories: [laboratory], via: slow.origin }), /^DeviceRefused: 202/);
+      const left = hasty.toJSON();
+      assert.deepEqual(
+        left.unsent.map(({ body }) => body.transaction),
+        ['publishCategoryKey'],
+      );
+      const patiently = deviceOf(patient, { memory: left });
+      await patiently.grant({ grantee, categories: [laboratory] });
+      assert.deepEqual(patiently.toJSON().unsent, []);
+      const newest = ((await patiently.sync()) ?? assert.fail()).categories.find(({ category }) => category === dose)?.keys.at(-1);
+      const mine = patiently.toJSON().categories[dose]?.at(-1);
+      assert.deepEqual(
+        [mine?.version, jwkThumbprint(build.plainJwk(mine?.jwk ?? {}))],
+        [newest?.version, jwkThumbprint(newest?.key ?? assert.fail())],
+      );
+      await patiently.revoke({ grantee, categories: [laboratory] });
+      device = patiently;
+    } finally {
+      slow.close();
+    }
   });
 
   test('the same statement at once from several sides is one; one that the ledger refuses late denies nobody any more', async () => {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { createSourceKeys } from '../../src/pipeline/source-keys.ts';
 import type { Manifest } from '../../src/records/model.ts';
-import { sql } from '../../src/store/sql.ts';
+import { raw, sql } from '../../src/store/sql.ts';
 import { withTestDatabase } from '../store/test-database.ts';
 import { gone, noteRecord, patientRecord, reportRecord, resultRecord, type ScriptedSource, scriptedSource } from './scripted-source.ts';
 import { createPipelineWorld, type PipelineWorld, settled } from './world.ts';
@@ -259,6 +259,38 @@ describe('records as they may come', () => {
     );
     core.relay.resume();
     await settled(core);
+    await reconciled();
+  });
+
+  test('a refused transaction is a difference while something here waits for it, and none once it is answered or replaced', async () => {
+    const { database, institution } = world.core;
+    const refused = (transaction: string, id: string) =>
+      database.query(sql`
+        insert into outbox (id, transaction, args, priority, state, error_code, settled_at)
+        values (${id}, ${transaction}, ${['{}']}::text[], 1, 'rejected', 'SEQUENCE_STALE', now())`);
+    const stuck = async (): Promise<(string | undefined)[]> =>
+      (await world.core.reconcile.reconcile()).differences.filter(({ kind }) => kind === 'outbox-stuck').map(({ detail }) => detail);
+    // Two statements of one patient at once, by two devices: one is refused, and that was answered.
+    for (const [n, one] of ['grantPermission', 'publishCategoryKey', 'claimPatient', 'revokePermission', 'anchorAudit'].entries())
+      await refused(one, `obx-test-${n}`);
+    assert.deepEqual(await stuck(), []);
+    // A denial that stands here and not on the ledger; an enrolment on which documents wait.
+    await database.query(sql`
+      insert into revocation (inst, pat, grantor, grantee, category, used_key, outbox)
+      values (${institution}, 'pat-test', 'patient', 'member:x:y', 'laboratory', 'used/test', 'obx-test-3')`);
+    await refused('enrollPatient', 'obx-test-5');
+    assert.deepEqual(await stuck(), [
+      'obx-test-3 revokePermission rejected SEQUENCE_STALE',
+      'obx-test-5 enrollPatient rejected SEQUENCE_STALE',
+    ]);
+    // One that a patient handed in is theirs to hand in again.
+    await database.query(sql`
+      insert into device_statement (statement, transaction, inst, pat, kid, outbox)
+      values ('test', 'revokePermission', ${institution}, 'pat-test', 'kid', 'obx-test-3')`);
+    assert.deepEqual(await stuck(), ['obx-test-5 enrollPatient rejected SEQUENCE_STALE']);
+    for (const table of ['revocation', 'device_statement'])
+      await database.query(sql`delete from ${raw(table)} where outbox = 'obx-test-3'`);
+    await database.query(sql`delete from outbox where starts_with(id, 'obx-test-')`);
     await reconciled();
   });
 
