@@ -129,6 +129,9 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       onError: core.onError,
     });
     closers.push(() => consents.close());
+    projection.onApplied(({ transactions }) => {
+      if (transactions.some(({ name }) => name === 'grantPermission' || name === 'revokePermission')) consents.wake();
+    });
     const metrics = createMetrics({
       outboxDepth: () => outbox.stats(),
       queueDepth: () => core.queue.depth(),

@@ -18,6 +18,8 @@ export interface ConsentPermission {
 
 export const CATEGORY_SYSTEM = 'urn:oncobridge:category';
 export const ROLE_SYSTEM = 'urn:oncobridge:role';
+/** A member of any institution: `<inst>/<mem>`. */
+export const MEMBER_SYSTEM = 'urn:oncobridge:member';
 const ACTION_SYSTEM = 'http://terminology.hl7.org/CodeSystem/consentaction';
 const SCOPE_SYSTEM = 'http://terminology.hl7.org/CodeSystem/consentscope';
 const PURPOSE_SYSTEM = 'http://terminology.hl7.org/CodeSystem/v3-ActReason';
@@ -199,14 +201,20 @@ function granteeOf(actor: ConsentProvisionActor, where: string, institution: str
   only(actor.reference, new Set(['id', 'reference', 'identifier', 'type', 'display']), `${where}.reference`);
   if (reference !== undefined && identifier === undefined) {
     const [, type, id] = /^(Practitioner|Organization)\/([a-z][a-z0-9-]{0,62})$/.exec(reference) ?? [];
-    // Members of other institutions are not named by their bare id: two institutions could give the same one.
+    // Members of other institutions are not named by their bare id, for two institutions could give the same one, but as below.
     if (type === 'Practitioner' && id?.startsWith('mem-')) return `member:${institution}:${id}`;
     if (type === 'Organization' && id?.startsWith('inst-')) return `organization:${id}`;
   } else if (identifier?.system === ROLE_SYSTEM && reference === undefined) {
     const role = ROLES.find((one) => one === identifier.value);
     if (role !== undefined) return `role:${role}`;
+  } else if (identifier?.system === MEMBER_SYSTEM && reference === undefined) {
+    const [, inst, member] = /^(inst-[a-z0-9-]{1,58})\/(mem-[a-z0-9-]{1,59})$/.exec(identifier.value ?? '') ?? [];
+    if (inst !== undefined && member !== undefined) return `member:${inst}:${member}`;
   }
-  throw refuse(`${where}.reference`, `Practitioner/mem-…, Organization/inst-…, or an identifier of ${ROLE_SYSTEM} with a role.`);
+  throw refuse(
+    `${where}.reference`,
+    `Practitioner/mem-…, Organization/inst-…, or an identifier: of ${ROLE_SYSTEM} with a role, of ${MEMBER_SYSTEM} with inst-…/mem-….`,
+  );
 }
 
 function rightOf(action: CodeableConcept, where: string): Right {
@@ -237,14 +245,23 @@ function bounds(period: Period, where: string): [string | null, string | null] {
   return [start, end];
 }
 
-/** The provisions that say these permissions; `permissionsOf` reads them back the same. Throws UNPROCESSABLE for what a Consent cannot say. */
-export function provisionOf(permissions: readonly ConsentPermission[], context: MappingContext): ConsentProvision {
+/**
+ * The provisions that say these permissions; `permissionsOf` reads them back the same. Throws UNPROCESSABLE for what a Consent cannot
+ * say; as `recorded`, of what a device signed and the ledger enforces, even that is said, as near as a Consent comes to it.
+ */
+export function provisionOf(
+  permissions: readonly ConsentPermission[],
+  context: MappingContext,
+  form: 'enforced' | 'recorded' = 'enforced',
+): ConsentProvision {
   const all = permissions.flatMap(({ grantee, category, clauses }) => clauses.map((clause) => ({ grantee, category, clause })));
+  const said = form === 'recorded' ? plainProvision : provisionOfClause;
   const permits = all
     .filter(({ clause }) => clause.effect === 'permit')
-    .map((one) => ({ ...one, provision: { ...provisionOfClause(one, context), provision: [] as ConsentProvision[] } }));
+    .map((one) => ({ ...one, provision: { ...said(one, context), provision: [] as ConsentProvision[] } }));
+  const alone: ConsentProvision[] = [];
   for (const deny of all.filter(({ clause }) => clause.effect === 'deny')) {
-    const below = provisionOfClause(deny, context);
+    const below = said(deny, context);
     const parent = permits.find((permit) => {
       try {
         checkException(asRead(permit), asRead(deny), '');
@@ -253,25 +270,36 @@ export function provisionOf(permissions: readonly ConsentPermission[], context: 
         return false;
       }
     });
-    if (parent === undefined) throw refuse('Consent.provision', 'A denial on the ledger is no exception to any permit of this Consent.');
-    parent.provision.provision.push(below);
+    if (parent !== undefined) parent.provision.provision.push(below);
+    else if (form === 'recorded') alone.push(below);
+    else throw refuse('Consent.provision', 'A denial on the ledger is no exception to any permit of this Consent.');
   }
-  return {
-    type: 'deny',
-    provision: permits.map(({ provision: { provision: below, ...own } }) => (below.length === 0 ? own : { ...own, provision: below })),
-  };
+  const nested = permits.map(({ provision: { provision: below, ...own } }) => (below.length === 0 ? own : { ...own, provision: below }));
+  return { type: 'deny', provision: [...nested, ...alone] };
 }
 
 function asRead({ grantee, category, clause }: { grantee: string; category: string; clause: Clause }): ReadProvision {
   return { grantees: [grantee], categories: [category], clause };
 }
 
-function provisionOfClause(
-  { grantee, category, clause }: { grantee: string; category: string; clause: Clause },
-  context: MappingContext,
-): ConsentProvision {
-  const purposes = clause.purposes === null ? undefined : spoken(clause);
-  const provision: ConsentProvision = {
+interface SaidClause {
+  grantee: string;
+  category: string;
+  clause: Clause;
+}
+
+function provisionOfClause(said: SaidClause, context: MappingContext): ConsentProvision {
+  const provision = plainProvision(said, context);
+  const again = readProvision(provision, 'Consent.provision', said.clause.effect, context);
+  if (JSON.stringify(again.clause) !== JSON.stringify(said.clause))
+    throw refuse('Consent.provision', 'A clause on the ledger says what a Consent cannot.');
+  return provision;
+}
+
+function plainProvision({ grantee, category, clause }: SaidClause, context: MappingContext): ConsentProvision {
+  // Null is any purpose; a denial that holds in emergencies has to name them.
+  const purposes = clause.purposes === null ? (clause.emergency ? PURPOSES : undefined) : spoken(clause);
+  return {
     type: clause.effect,
     actor: [{ role: { coding: [{ system: PARTICIPATION_SYSTEM, code: 'IRCP' }] }, reference: referenceOf(grantee, context.institution) }],
     action: clause.rights.map((right) => ({
@@ -279,13 +307,9 @@ function provisionOfClause(
     })),
     class: [{ system: CATEGORY_SYSTEM, code: category }],
     ...(purposes === undefined ? {} : { purpose: purposes.map((code) => ({ system: PURPOSE_SYSTEM, code })) }),
-    period: periodOf(clause.periodStart, clause.periodEnd),
+    ...(clause.periodStart === null && clause.periodEnd === null ? {} : { period: periodOf(clause.periodStart, clause.periodEnd) }),
     ...(clause.dataStart === null && clause.dataEnd === null ? {} : { dataPeriod: periodOf(clause.dataStart, clause.dataEnd) }),
   };
-  const again = readProvision(provision, 'Consent.provision', clause.effect, context);
-  if (JSON.stringify(again.clause) !== JSON.stringify(clause))
-    throw refuse('Consent.provision', 'A clause on the ledger says what a Consent cannot.');
-  return provision;
 }
 
 /** Purposes without those that another one covers; with an emergency flag the emergency purposes are named. */
@@ -300,12 +324,11 @@ function referenceOf(grantee: string, institution: string): ConsentProvisionActo
   const [kind, first = '', member = ''] = grantee.split(':');
   if (kind === 'role') return { identifier: { system: ROLE_SYSTEM, value: first } };
   if (kind === 'organization') return { reference: `Organization/${first}` };
-  if (first !== institution) throw refuse('Consent.provision.actor', 'A member of another institution cannot be named here.');
+  if (first !== institution) return { type: 'Practitioner', identifier: { system: MEMBER_SYSTEM, value: `${first}/${member}` } };
   return { reference: `Practitioner/${member}` };
 }
 
 function periodOf(start: string | null, end: string | null): Period {
-  if (start === null && end === null) throw refuse('Consent.provision.period', 'A clause on the ledger has no period.');
   return { ...(start === null ? {} : { start }), ...(end === null ? {} : { end }) };
 }
 

@@ -1,3 +1,4 @@
+import type { Consent } from 'fhir/r4.js';
 import type { Sql } from '../store/database.ts';
 import { type SqlFragment, sql } from '../store/sql.ts';
 import type { PatientName } from './permissions.ts';
@@ -21,6 +22,25 @@ export function consentPlace(consent: string, version: number): string {
 /** Where the sealed salt of its evidence belongs. */
 export function evidencePlace(consent: string, version: number): string {
   return `${consentPlace(consent, version)}/evidence`;
+}
+
+/** The text of one version. */
+export function stampedConsent(resource: Consent, as: { consent: string; version: number; lastUpdated: Date }): string {
+  const { id: _id, meta, resourceType: _type, ...rest } = resource;
+  return JSON.stringify({
+    resourceType: 'Consent',
+    id: as.consent,
+    meta: { ...meta, versionId: String(as.version), lastUpdated: as.lastUpdated.toISOString() },
+    ...rest,
+  });
+}
+
+/** Whether the ledger has erased the patient: nothing is written of them any more. */
+export async function isErased(on: Sql, of: PatientName): Promise<boolean> {
+  const [row] = await on.query(
+    sql`select 1 from projection.patient where inst = ${of.institution} and pat = ${of.patient} and status = 'erased'`,
+  );
+  return row !== undefined;
 }
 
 /** A version with the salt of its evidence; undefined where it has none. */
@@ -69,7 +89,8 @@ export async function insertConsent(
     stateKey: string;
     statement: string;
     pairs: readonly { grantee: string; category: string }[];
-    outbox: string;
+    /** Null: it came from the ledger. */
+    outbox: string | null;
     lastUpdated: Date;
     body: Buffer;
     /** Sealed salt of the commitment to the evidence; null where nothing was shown. */

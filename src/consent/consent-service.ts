@@ -10,6 +10,7 @@ import { type SqlFragment, sql } from '../store/sql.ts';
 import type { Custodian } from '../vault/custodian.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import { permissionsOf } from './consent-mapping.ts';
+import { createConsentMirror } from './consent-mirror.ts';
 import {
   type ConsentRow,
   consentHistory,
@@ -19,6 +20,7 @@ import {
   evidencePlace,
   evidenceRow,
   insertConsent,
+  stampedConsent,
 } from './consent-rows.ts';
 import { ENDED } from './ended.ts';
 import { type EvidenceProof, evidenceCommitment, newEvidenceSalt } from './evidence.ts';
@@ -36,6 +38,8 @@ export interface ConsentService extends ConsentPort {
   proveEvidence(actor: Actor, id: string, version?: number): Promise<EvidenceProof | undefined>;
   /** Removes local denials that are without effect: the ledger has them, or has refused what they came with. */
   sweep(): Promise<void>;
+  /** Grants and revocations came with a block: those that nobody wrote here show as Consents too. Returns at once; a read does it otherwise. */
+  wake(): void;
   close(): Promise<void>;
 }
 
@@ -68,7 +72,10 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
   const now = parts.now ?? (() => new Date());
   const rotation = createKeyRotation(parts);
   const grants = createGrants({ ...parts, waitMs: parts.waitMs ?? 10_000, now, onLost: () => rotation.wake() });
+  const mirror = createConsentMirror({ database, rows, institution });
   rotation.wake();
+  let mirrored: Promise<void> = Promise.resolve();
+  let closed = false;
   // What was projected while nobody looked.
   const swept = grants.sweep().catch((error: unknown) => parts.onError?.(error as Error));
 
@@ -124,6 +131,7 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
   async function find(actor: Actor, id: string): Promise<ConsentRow | undefined> {
     const condition = await visible(actor);
     if (condition === undefined) return undefined;
+    await mirror.pass();
     const [row] = await currentConsents(database, sql`v.consent = ${id} and ${condition}`, 1);
     return row;
   }
@@ -131,14 +139,7 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
   /** Text and row of one new version. */
   async function draft(of: PatientName, consent: string, version: number, resource: Consent, salt?: string) {
     const lastUpdated = now();
-    const { id: _id, meta, resourceType: _type, ...rest } = resource;
-    const stamped = {
-      resourceType: 'Consent',
-      id: consent,
-      meta: { ...meta, versionId: String(version), lastUpdated: lastUpdated.toISOString() },
-      ...rest,
-    };
-    const text = JSON.stringify(stamped);
+    const text = stampedConsent(resource, { consent, version, lastUpdated });
     const body = await rows.seal(of.patient, 'core', consentPlace(consent, version), Buffer.from(text));
     const evidence = salt === undefined ? null : await rows.seal(of.patient, 'core', evidencePlace(consent, version), Buffer.from(salt));
     const write = (tx: Parameters<typeof insertConsent>[0], written: Written): Promise<void> =>
@@ -211,6 +212,7 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
     async searchConsents(actor, query) {
       const condition = await visible(actor);
       if (condition === undefined) return [];
+      await mirror.pass();
       const most = parts.maxConsents ?? 1000;
       const named = query.patients === undefined ? condition : sql`${condition} and v.pat = any(${[...query.patients]}::text[])`;
       const found = await currentConsents(database, named, most + 1);
@@ -231,8 +233,14 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
     },
 
     sweep: () => grants.sweep(),
+    wake() {
+      if (closed) return;
+      mirrored = mirrored.then(() => (closed ? undefined : mirror.pass())).catch((error: unknown) => parts.onError?.(error as Error));
+    },
 
     async close() {
+      closed = true;
+      await mirrored;
       await swept;
       await rotation.close();
     },

@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import type { Bundle } from 'fhir/r4.js';
+import type { Bundle, Consent } from 'fhir/r4.js';
 import { copyConfig } from '../../simulator/demo-config.ts';
 import { createPatientDevice, DeviceRefused, type PatientDevice } from '../../simulator/patient-device.ts';
 import { createSimulator, type Simulator } from '../../simulator/simulator.ts';
@@ -280,6 +280,13 @@ describe('the door for what patients sign on their own device, on a whole server
     const { status, json } = await pending;
     assert.equal(status, 200);
     assert.deepEqual((await post('statements', revoke)).json, json);
+    // Over FHIR it is a Consent like any other, and has ended.
+    const search = await fetch(`${app.facadeUrl}/Consent?patient=${patient}`, {
+      headers: { authorization: `Bearer ${await token(patient)}` },
+    });
+    const consents = ((await search.json()) as Bundle<Consent>).entry?.map(({ resource }) => [resource?.id, resource?.status]);
+    const { consent } = JSON.parse(Buffer.from(args[0]?.split('.')[1] ?? '', 'base64url').toString()) as { consent: string };
+    assert.deepEqual(consents, [[consent, 'inactive']]);
     // Another signature over the same payload is the same statement.
     assert.deepEqual((await post('statements', { ...revoke, args: [device.signed('revokePermission', text)] })).json, json);
     await app.core.database.query(sql`delete from device_statement where transaction = 'revokePermission'`);
