@@ -1,5 +1,6 @@
 import { hash, randomBytes, X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { isIP } from 'node:net';
 import { join } from 'node:path';
 import { connect, rootCertificates } from 'node:tls';
 import type { Settings } from '../cli/settings.ts';
@@ -152,7 +153,13 @@ function certificateOf(
   const todo = "Have the store's certificate renewed, or name its authority in blobs.tlsRootCertificate.";
   return new Promise((resolve) => {
     const ca = tlsRootCertificate === undefined ? {} : { ca: [...rootCertificates, tlsRootCertificate] };
-    const socket = connect({ host, port: Number(url.port || 443), servername: host, ...ca, timeout: 10_000 });
+    const socket = connect({
+      host,
+      port: Number(url.port || 443),
+      ...(isIP(host) === 0 ? { servername: host } : {}),
+      ...ca,
+      timeout: 10_000,
+    });
     const failed = (found: string): void => {
       socket.destroy();
       resolve({ check: 'TLS', state: 'failed', found, todo });
