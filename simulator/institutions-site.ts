@@ -270,23 +270,32 @@ function createInstitution(parts: {
   const node = { peer: `peer1.${name}`, chaincode: `chaincode.${name}` } as const;
   const coverage = process.env['NODE_V8_COVERAGE'];
 
+  async function launch(): Promise<void> {
+    if ((await findProcess(place)) !== undefined) return;
+    await startProcess({
+      name: `oncobridge.${name}`,
+      folder: place,
+      log,
+      file: launcher,
+      args: ['--config', config, 'start', '--json', '--log-level', 'debug'],
+      env: { HOME: folder, ...(coverage === undefined ? {} : { NODE_V8_COVERAGE: coverage }) },
+      ports: [],
+    });
+  }
+
   async function start(): Promise<void> {
-    if ((await findProcess(place)) === undefined)
-      await startProcess({
-        name: `oncobridge.${name}`,
-        folder: place,
-        log,
-        file: launcher,
-        args: ['--config', config, 'start', '--json', '--log-level', 'debug'],
-        env: { HOME: folder, ...(coverage === undefined ? {} : { NODE_V8_COVERAGE: coverage }) },
-        ports: [],
-      });
+    await launch();
     const until = Date.now() + START_MS;
     // The control file is written when everything is built.
     while ((await findServer(controlFile(data))) === undefined) {
       const gone = (await findProcess(place)) === undefined;
-      if (gone || Date.now() > until) throw new Error(`oncobridge of ${name} ${gone ? 'ended' : 'does not answer'}: ${await logTail(log)}`);
-      await pause(50);
+      const last = gone ? await logTail(log) : '';
+      // A command that was given while the server was down holds the keys until it ends: a supervisor starts it again.
+      const isBusy = /KEYS_BUSY: [^|]*$/.test(last);
+      if ((gone && !isBusy) || Date.now() > until)
+        throw new Error(`oncobridge of ${name} ${gone ? 'ended' : 'does not answer'}: ${gone ? last : await logTail(log)}`);
+      await pause(gone ? 300 : 50);
+      if (gone) await launch();
     }
   }
 
