@@ -1,4 +1,5 @@
 import { X509Certificate } from 'node:crypto';
+import { isIP } from 'node:net';
 import { connect } from 'node:tls';
 import { common, peer as peers } from '@hyperledger/fabric-protos';
 import { decodeBlock, type FabricBlock } from './block-decoder.ts';
@@ -92,7 +93,7 @@ async function secureTransport(peer: FabricPeer, now: Date): Promise<[Finding, .
         host,
         port: Number(peer.endpoint.slice(separator + 1)),
         ca: peer.tlsRootPem,
-        servername: peer.serverName ?? host,
+        ...(peer.serverName === undefined && isIP(host) !== 0 ? {} : { servername: peer.serverName ?? host }),
         ALPNProtocols: ['h2'],
         ...(peer.clientCertificatePem === undefined ? {} : { cert: peer.clientCertificatePem }),
         ...(peer.clientKeyPem === undefined ? {} : { key: peer.clientKeyPem }),
