@@ -18,6 +18,7 @@ import { parseDurationMs } from './config/schema.ts';
 import { createConsentService } from './consent/consent-service.ts';
 import { readableScope } from './consent/readable-scope.ts';
 import { createDevice } from './device/device.ts';
+import { createKeptEnvelopes } from './device/kept-envelopes.ts';
 import { createErasure } from './erasure/erasure.ts';
 import { createFacade } from './fhir/facade.ts';
 import { createHttpApp, safeError } from './http/app.ts';
@@ -117,11 +118,13 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       userTokenLifetimeMs: parseDurationMs(server.auth.userTokenLifetime),
     });
     const verifier = createTokenVerifier({ issuerUrl, audience: facadeUrl, institution, keyOf: (kid) => issuer.keys.find(kid) });
+    const envelopes = createKeptEnvelopes({ database, blobs: core.blobs, institution, quotas: server.device });
     const consents = createConsentService({
       ...carrier,
       database,
       rows,
       custodian,
+      envelopes,
       ledgerId,
       msp: core.msp,
       categories: server.categories.map((category) => category.id),
@@ -178,7 +181,7 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
     const device = createDevice({
       ...carrier,
       database,
-      blobs: core.blobs,
+      envelopes,
       custodian,
       ledgerId,
       msp: core.msp,
@@ -188,7 +191,6 @@ export async function createApp({ settings, serve, logLevel, schedule = true }: 
       verifyToken,
       allows: scopeAllows,
       fresh,
-      quotas: server.device,
       statementsPerMinute: Math.min(STATEMENTS_A_MINUTE, server.http.requestsPerMinute),
     });
     const smart = issuer.smartConfiguration() as { capabilities: string[]; scopes_supported: string[] };

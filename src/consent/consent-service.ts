@@ -22,10 +22,12 @@ import {
   insertConsent,
   stampedConsent,
 } from './consent-rows.ts';
+import type { EnvelopeKeeping } from './custody-envelopes.ts';
 import { ENDED } from './ended.ts';
 import { type EvidenceProof, evidenceCommitment, newEvidenceSalt } from './evidence.ts';
 import { type ConsentWriter, createGrants, type Written } from './grants.ts';
 import { createKeyRotation, type KeyRotation } from './key-rotation.ts';
+import { takeLinkCodes } from './linking-codes.ts';
 import type { PatientName } from './permissions.ts';
 
 export interface ConsentService extends ConsentPort {
@@ -47,6 +49,8 @@ export interface ConsentServiceParts extends Carrier {
   database: Database;
   rows: SealedRows;
   custodian: Custodian;
+  /** Keeps the envelopes to other institutions that patients in custody let read. */
+  envelopes: EnvelopeKeeping;
   ledgerId: string;
   /** MSP of this institution, as it stands on the ledger. */
   msp: string;
@@ -155,8 +159,9 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
     return { write, answer };
   }
 
-  async function grant(of: PatientName, writer: ConsentWriter, consent: string, resource: Consent) {
-    const permissions = permissionsOf(resource, { institution, consent, categories });
+  async function grant(of: PatientName, writer: ConsentWriter, consent: string, sent: Consent) {
+    const permissions = permissionsOf(sent, { institution, consent, categories });
+    const { resource, codes } = takeLinkCodes(sent, permissions);
     const evidence = evidenceOf(resource, writer);
     const version = (await consentHistory(database, consent)).next;
     const { write, answer } = await draft(of, consent, version, resource, evidence?.salt);
@@ -167,6 +172,7 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
         consent,
         permissions,
         evidence: evidence?.commitment ?? null,
+        codes,
         write,
         unwrite: (tx) => deleteConsent(tx, consent, version),
       })

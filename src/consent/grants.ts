@@ -4,10 +4,12 @@ import { grantPayload, revokePayload, TYP } from '../ledger/contract/payloads.ts
 import { Refusal } from '../ledger/contract/refusals.ts';
 import type { Clause } from '../ledger/contract/shapes.ts';
 import { awaitCommit, type Carried, type Carrier } from '../outbox/await-commit.ts';
+import type { LinkCode } from '../sharing/link-code.ts';
 import type { Database, Sql } from '../store/database.ts';
 import { sql } from '../store/sql.ts';
 import type { Custodian } from '../vault/custodian.ts';
 import type { ConsentPermission } from './consent-mapping.ts';
+import { createCustodyEnvelopes, type EnvelopeKeeping, namedByGrant } from './custody-envelopes.ts';
 import {
   heads,
   identityOf,
@@ -50,6 +52,8 @@ export interface Grants {
     permissions: readonly ConsentPermission[];
     /** Commitment to what the registrar has seen. */
     evidence: string | null;
+    /** Linking codes of other institutions that are to read: each goes with the envelopes to its institution, and is kept nowhere else. */
+    codes: readonly LinkCode[];
     write(tx: Sql, written: Written): Promise<void>;
     unwrite(tx: Sql): Promise<void>;
   }): Promise<{ committed: boolean }>;
@@ -75,6 +79,7 @@ export function createGrants(
   parts: Carrier & {
     database: Database;
     custodian: Custodian;
+    envelopes: EnvelopeKeeping;
     ledgerId: string;
     msp: string;
     waitMs: number;
@@ -84,6 +89,7 @@ export function createGrants(
   },
 ): Grants {
   const { database, custodian, ledgerId, outbox, now, waitMs } = parts;
+  const custodyEnvelopes = createCustodyEnvelopes(parts);
   const caller = { msp: parts.msp, institution: custodian.institution };
 
   const onBehalf = (writer: ConsentWriter): string =>
@@ -103,7 +109,7 @@ export function createGrants(
       const clauses = [...others, ...(mine.get(pairKey({ grantee, category })) ?? [])];
       if (clauses.length > MOST_CLAUSES)
         throw unprocessable(`More than ${MOST_CLAUSES} clauses for one grantee and category, those of other Consents counted.`);
-      return { category, clauses, envelope: null, grantee, sequence: (head?.sequence ?? 0) + 1 };
+      return { category, clauses, grantee, sequence: (head?.sequence ?? 0) + 1 };
     });
   }
 
@@ -118,7 +124,9 @@ export function createGrants(
 
   async function grantOnce(request: Parameters<Grants['submitGrant']>[0]): Promise<Carried> {
     const { of, writer, consent, evidence } = request;
-    const permissions = await lists(of, consent, request.permissions);
+    const listed = await lists(of, consent, request.permissions);
+    const sealed = await Promise.all(listed.map((one) => custodyEnvelopes.forGrant(of, one, request.codes)));
+    const permissions = listed.map((one, i) => ({ ...one, envelope: sealed[i]?.envelope ?? null }));
     const payload = payloadOf(() =>
       grantPayload({
         ...of,
@@ -137,6 +145,9 @@ export function createGrants(
     if (refusal !== undefined) return { state: 'rejected', code: refusal };
     const [first] = permissions;
     if (first === undefined) throw unprocessable('The Consent grants nothing.');
+    const statement = identityOf(payload);
+    const given = sealed.flatMap((one) => one?.text ?? []);
+    const stored = await parts.envelopes.put({ of, statement, named: namedByGrant(permissions), given });
     const id = await database.transaction(async (tx) => {
       const row = await outbox.add(tx, {
         transaction: 'grantPermission',
@@ -146,7 +157,8 @@ export function createGrants(
         priority: 'live',
       });
       const pairs = permissions.map(({ grantee, category }) => ({ grantee, category }));
-      await request.write(tx, { outbox: row, stateKey: versionKey(of, first, first.sequence), statement: identityOf(payload), pairs });
+      await parts.envelopes.keep(tx, { of, statement, outbox: row, stored });
+      await request.write(tx, { outbox: row, stateKey: versionKey(of, first, first.sequence), statement, pairs });
       // Whole triples only: a denial of one knows no clauses, and would take what other Consents grant.
       const gone = permissions.filter(({ clauses }) => clauses.length === 0);
       await tx.query(sql`
@@ -183,8 +195,9 @@ export function createGrants(
           parts.onLost();
           return { committed: carried.state === 'committed' };
         }
-        // Another statement about one of the triples was first: signed anew on its heads. Or the institution has another key by now.
-        if (!['SEQUENCE_STALE', 'JWS_KEY'].includes(carried.code) || attempt === ATTEMPTS) throw refusedBecause(carried.code);
+        // Another statement about one of the triples was first: signed anew on its heads. Or an institution has another key by now.
+        if (!['SEQUENCE_STALE', 'JWS_KEY', 'ENVELOPE_RECIPIENT'].includes(carried.code) || attempt === ATTEMPTS)
+          throw refusedBecause(carried.code);
         await new Promise((done) => setTimeout(done, 20 * attempt));
       }
     },

@@ -6,6 +6,8 @@ import { awaitCommit, type Carrier } from '../outbox/await-commit.ts';
 import type { Database } from '../store/database.ts';
 import { sql } from '../store/sql.ts';
 import type { Custodian } from '../vault/custodian.ts';
+import { createCustodyEnvelopes, type EnvelopeKeeping } from './custody-envelopes.ts';
+import { identityOf } from './permissions.ts';
 
 /**
  * New category key versions after a revocation: the second message of the same act, for a patient in custody (architecture
@@ -31,7 +33,9 @@ export function createKeyRotation(
   parts: Carrier & {
     database: Database;
     custodian: Custodian;
+    envelopes: EnvelopeKeeping;
     ledgerId: string;
+    now?: () => Date;
     waitMs?: number;
     retryMs?: number;
     onError?: (error: Error) => void;
@@ -39,6 +43,7 @@ export function createKeyRotation(
 ): KeyRotation {
   const { database, custodian, ledgerId, outbox } = parts;
   const { institution } = custodian;
+  const custodyEnvelopes = createCustodyEnvelopes({ database, custodian, now: parts.now ?? (() => new Date()) });
   const waitMs = parts.waitMs ?? 10_000;
   const retryMs = parts.retryMs ?? 15_000;
   let running: Promise<void> | undefined;
@@ -78,9 +83,12 @@ export function createKeyRotation(
       // A version that was made and never published is the next one: what a crash between the two left behind.
       const next = current.version > published ? current : await custodian.rotateCategoryKey(pat, category);
       const onBehalf = due.actor_kind === 'patient' ? due.actor_id : `member:${institution}:${due.actor_id}`;
+      // Other institutions that read on get the new version with it.
+      const of = { institution, patient: pat };
+      const sealed = await custodyEnvelopes.forReaders(of, category, next.version);
       const payload = publishCategoryKeyPayload({
         category,
-        envelopes: [],
+        envelopes: sealed.map((one) => one.envelope),
         institution,
         key: plainJwk(next.publicJwk),
         ledger: ledgerId,
@@ -95,6 +103,9 @@ export function createKeyRotation(
         typ: TYP.publishCategoryKey,
         payload,
       });
+      const statement = identityOf(payload);
+      const named = sealed.map(({ envelope }) => ({ ...envelope, category, grantee: null, sequence: null, keyVersion: next.version }));
+      const stored = await parts.envelopes.put({ of, statement, named, given: sealed.map((one) => one.text) });
       id = await database.transaction(async (tx) => {
         const row = await outbox.add(tx, {
           transaction: 'publishCategoryKey',
@@ -102,6 +113,7 @@ export function createKeyRotation(
           patient: `${institution}/${pat}`,
           priority: 'urgent',
         });
+        await parts.envelopes.keep(tx, { of, statement, outbox: row, stored });
         await tx.query(
           sql`update key_rotation set outbox = ${row}, key_version = ${next.version} where pat = ${pat} and category = ${category}`,
         );

@@ -86,12 +86,6 @@ export function refusedBecause(code: string): CodedError {
       diagnostics: 'An actor is not registered.',
       expression: ['Consent.provision.provision.actor'],
     });
-  if (code === 'ENVELOPE_MISSING') {
-    return new CodedError('UNPROCESSABLE', {
-      diagnostics: 'Read access for another institution needs an envelope, which a Consent sent here cannot carry.',
-      expression: ['Consent.provision.provision.actor'],
-    });
-  }
   if (code === 'PATIENT_UNKNOWN' || code === 'PATIENT_ERASED') return new CodedError('NOT_FOUND');
   if (code === 'SEQUENCE_STALE') return new CodedError('CONFLICT');
   if (code === 'GRANT_BEYOND_ANCHOR') return new CodedError('STALE', { retryAfterSeconds: 15 });

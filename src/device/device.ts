@@ -5,13 +5,11 @@ import type { Interaction } from '../auth/scopes.ts';
 import type { Directories } from '../membership/directory.ts';
 import type { Carrier } from '../outbox/await-commit.ts';
 import type { Links } from '../sharing/links.ts';
-import type { BlobStore } from '../store/blobs.ts';
 import type { Database } from '../store/database.ts';
 import type { Custodian } from '../vault/custodian.ts';
 import { createCarrying } from './carrying.ts';
 import { type Claim, createClaim } from './claim.ts';
-import type { EnvelopeQuotas } from './envelope-intake.ts';
-import { createKeptEnvelopes } from './kept-envelopes.ts';
+import type { KeptEnvelopes } from './kept-envelopes.ts';
 import { createDeviceRouter } from './router.ts';
 import { createStateReading, type StateReading } from './state.ts';
 import { createStatements, type Statements } from './statements.ts';
@@ -27,7 +25,7 @@ export interface Device {
 
 export interface DeviceParts extends Carrier {
   database: Database;
-  blobs: Pick<BlobStore, 'put' | 'head'>;
+  envelopes: KeptEnvelopes;
   custodian: Custodian;
   ledgerId: string;
   /** MSP of this institution, as it stands on the ledger. */
@@ -40,8 +38,6 @@ export interface DeviceParts extends Carrier {
   fresh(): Promise<boolean>;
   /** Statements a minute and address; 0: no limit. */
   statementsPerMinute: number;
-  /** Of envelopes that are kept here for others. */
-  quotas: EnvelopeQuotas;
   /** How long an answer waits for the ledger before it says that the statement is on its way. Default 10 s. */
   waitMs?: number;
   now?: () => Date;
@@ -49,12 +45,11 @@ export interface DeviceParts extends Carrier {
 
 /** What patients who hold their own keys sign on their device: taken in, checked by the contract itself, carried to the ledger. */
 export function createDevice(parts: DeviceParts): Device {
-  const { database, blobs, custodian, audit } = parts;
+  const { envelopes, custodian, audit } = parts;
   const { institution } = custodian;
   const now = parts.now ?? (() => new Date());
   const carrying = createCarrying({ ...parts, waitMs: parts.waitMs ?? 10_000 });
-  const envelopes = createKeptEnvelopes({ database, blobs, institution, quotas: parts.quotas });
-  const statements = createStatements({ ...parts, institution, carrying, envelopes, now });
+  const statements = createStatements({ ...parts, institution, carrying, now });
   const claim = createClaim({ ...parts, carrying, now });
   const state = createStateReading({ ...parts, institution });
   return {

@@ -69,9 +69,9 @@ export interface Custodian {
 
   /**
    * Envelope (protocol section 6) of all versions kept of a category key to a recipient's encryption key, `link` (a link code's
-   * text) inside it. KEY_MISSING where none is kept.
+   * text) inside it; with `upTo` of no later version, for one that the ledger does not name is nobody's yet. KEY_MISSING where none is kept.
    */
-  sealEnvelope(patient: string, category: string, recipient: PublicJwk, link?: string): Promise<string>;
+  sealEnvelope(patient: string, category: string, recipient: PublicJwk, link?: string, upTo?: number): Promise<string>;
   /** Opens an envelope addressed to any kept version of this institution's encryption key. SEAL_BROKEN where it is not the one expected. */
   openEnvelope(envelope: string, expect: { institution: string; patient: string; category: string }): Promise<EnvelopeContent>;
 

@@ -355,12 +355,12 @@ function build(institution: string, master: KeyObject, log: Awaited<ReturnType<t
     async destroyIntakeKey(month) {
       await forget([intakeName(month)]);
     },
-    async sealEnvelope(patient, category, recipient, link) {
+    async sealEnvelope(patient, category, recipient, link, upTo = Number.MAX_SAFE_INTEGER) {
       const keys = [];
       for (const version of isReleased(patient) ? [] : versionsOf(patient, category)) {
         const name = `pat/${patient}/ck/${category}/${version}`;
         const entry = entries.get(name);
-        if (entry === undefined) continue;
+        if (entry === undefined || version > upTo) continue;
         if (entry.durable) await entry.durable;
         keys.push({ version, jwk: unwrap(name, entry).export({ format: 'jwk' }) });
       }

@@ -31,6 +31,7 @@ test('of a patient who holds their own keys custody rotates nothing; an end that
   const rotation = createKeyRotation({
     database,
     custodian: world.custodian,
+    envelopes: world.envelopes,
     ledgerId: world.ledgerId,
     outbox: world.outbox,
     projected: world.projected,

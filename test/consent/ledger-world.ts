@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { MemberActor, PatientActor, SystemActor } from '../../src/auth/actor.ts';
 import { createConsentService } from '../../src/consent/consent-service.ts';
+import { createKeptEnvelopes } from '../../src/device/kept-envelopes.ts';
 import { newId } from '../../src/ids.ts';
 import { createEmbeddedLedger } from '../../src/ledger/embedded/embedded-ledger.ts';
 import { createProjection } from '../../src/ledger/projection.ts';
@@ -15,6 +16,7 @@ import { createOutbox } from '../../src/outbox/postgres-outbox.ts';
 import { createRelay } from '../../src/outbox/relay.ts';
 import { createLedgerStatements } from '../../src/pipeline/ledger-statements.ts';
 import { createPostgresQueue } from '../../src/queue/postgres.ts';
+import { createFileBlobs } from '../../src/store/blob-files.ts';
 import { createFileCustodian } from '../../src/vault/file-custodian.ts';
 import { createSealedRows } from '../../src/vault/sealed-rows-store.ts';
 import { withTestDatabase } from '../store/test-database.ts';
@@ -58,11 +60,16 @@ export async function createLedgerWorld(options: { waitMs?: number } = {}) {
   const carrier = { outbox, projected };
   const membership = createMembership({ ...carrier, database, rows, custodian, ledgerId });
   const { activeRole } = membership;
+  const blobs = createFileBlobs({ directory: join(directory, 'blobs') });
+  const most = Number.MAX_SAFE_INTEGER;
+  const quotas = { maxBytesPerPatient: most, maxBytesPerPatientADay: most, maxBytesPerInstitution: most, maxBytesPerInstitutionADay: most };
+  const envelopes = createKeptEnvelopes({ database, blobs, institution, quotas });
   const consents = createConsentService({
     ...carrier,
     database,
     rows,
     custodian,
+    envelopes,
     ledgerId,
     msp,
     categories: CATEGORIES,
@@ -85,6 +92,7 @@ export async function createLedgerWorld(options: { waitMs?: number } = {}) {
     relay,
     membership,
     consents,
+    envelopes,
     institution,
     msp,
     errors,
