@@ -167,7 +167,8 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
       query: `sharing end category=${category} ended=${end.ended_at.toISOString()} ${facts.flatMap((name) => (end[name] === null ? [] : `${name}=${end[name]}`)).join(' ')}`,
     });
     await database.transaction(async (tx) => {
-      // Whoever begins a category of theirs anew waits here for this row, or is seen below.
+      // Whoever begins a category of theirs waits until this is over.
+      await lockPatient(tx, of);
       await tx.query(sql`select 1 from shared_category where inst = ${inst} and pat = ${pat} order by category for update`);
       const [done] = await tx.query(
         sql`update sharing_end set deleted_at = ${now()} where id = ${end.id} and deleted_at is null returning id`,
@@ -197,6 +198,21 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
     if (left?.categories !== true) return custodian.destroy(holder);
     await custodian.destroy(holder, category);
     if (!left.core) await custodian.destroy(holder, 'core');
+  }
+
+  /**
+   * Somebody was at the category while it ended elsewhere, and may have made its key anew after that was destroyed. Where nothing has
+   * begun since, it goes.
+   */
+  async function dropKeys(of: SharedCategory): Promise<void> {
+    const { institution: inst, patient: pat, category } = of;
+    await database.transaction(async (tx) => {
+      await lockPatient(tx, of);
+      const rows = await tx.query<{ category: string }>(sql`select category from shared_category where inst = ${inst} and pat = ${pat}`);
+      const holder = holderName(own, { institution: inst, patient: pat });
+      if (rows.length === 0) await custodian.destroy(holder);
+      else if (rows.every((row) => row.category !== category)) await custodian.destroy(holder, category);
+    });
   }
 
   /** Deletes copies that no row needs; true where one was. */
@@ -229,7 +245,7 @@ export function createEnding(parts: Pick<SharingParts, 'database' | 'custodian' 
     });
   }
 
-  return { endCategory, endDocuments, finish };
+  return { endCategory, endDocuments, finish, dropKeys };
 }
 
 interface VersionRow {
@@ -238,6 +254,11 @@ interface VersionRow {
   version: number;
   pointer: string;
   size_bytes: number;
+}
+
+/** Of one patient of theirs, categories do not begin while keys are destroyed. */
+export async function lockPatient(tx: Sql, { institution, patient }: LedgerPatient): Promise<void> {
+  await tx.query(sql`select pg_advisory_xact_lock(hashtextextended(${`sharing ${institution}/${patient}`}, 0))`);
 }
 
 function gone(versions: readonly { size_bytes: number }[]): HeldTotals {

@@ -7,6 +7,7 @@ import type { PublicJwk } from '../vault/custodian.ts';
 import { MAX_ENVELOPE_LENGTH } from '../vault/envelope.ts';
 import { belongsTo } from '../vault/foreign-wrap.ts';
 import { holderName } from '../vault/holder.ts';
+import type { createEnding } from './ending.ts';
 import { faultOf, placeOf } from './faults.ts';
 import { keyPlace, retryAt, type SharingParts } from './parts.ts';
 
@@ -18,6 +19,8 @@ interface EnvelopeRow {
   hash: string;
   statement: string;
   attempts: number;
+  /** Of the category: another one where it has ended and begun again. */
+  began: string;
 }
 
 /** What no further try changes; another statement of the patient may. */
@@ -31,6 +34,7 @@ const NEVER = sql`'infinity'::timestamptz`;
 export function createEnvelopes(
   parts: Pick<SharingParts, 'database' | 'rows' | 'custodian' | 'blobs' | 'links' | 'retry' | 'now' | 'onAlarm' | 'log'> & {
     requireView(tx: Sql): Promise<void>;
+    ending: Pick<ReturnType<typeof createEnding>, 'dropKeys'>;
   },
 ) {
   const { database, rows, custodian, blobs, links, now, onAlarm, log } = parts;
@@ -38,8 +42,8 @@ export function createEnvelopes(
   /** Some of what is due, the institutions by turns; the patients of whom something was opened. */
   async function openSome(): Promise<readonly { institution: string; patient: string }[]> {
     const due = await database.query<EnvelopeRow>(sql`
-      select inst, pat, category, path, hash, statement, attempts from (
-        select e.*, row_number() over (partition by e.inst order by e.retry_at, e.path) as turn
+      select inst, pat, category, path, hash, statement, attempts, began from (
+        select e.*, c.noticed_at::text as began, row_number() over (partition by e.inst order by e.retry_at, e.path) as turn
         from shared_envelope e join shared_category c on c.inst = e.inst and c.pat = e.pat and c.category = e.category
         where e.state <> 'opened' and e.retry_at <= ${now()} and c.state <> 'ending') t
       order by turn, inst limit 100`);
@@ -82,10 +86,13 @@ export function createEnvelopes(
         jwk: await rows.seal(holder, category, keyPlace(version), Buffer.from(JSON.stringify(jwk))),
       })),
     );
-    await database.transaction(async (tx) => {
+    const kept = await database.transaction(async (tx) => {
       const at = sql`inst = ${row.inst} and pat = ${row.pat} and category = ${category}`;
-      const [shared] = await tx.query<{ state: string }>(sql`select state from shared_category where ${at} for update`);
-      if (shared === undefined || shared.state === 'ending') return;
+      const [shared] = await tx.query<{ state: string; began: string }>(
+        sql`select state, noticed_at::text as began from shared_category where ${at} for update`,
+      );
+      // Ended meanwhile: what was sealed here may lie under a key that is gone.
+      if (shared?.began !== row.began || shared.state === 'ending') return false;
       for (const { version, jwk } of sealed) {
         await tx.query(sql`
           insert into shared_key (inst, pat, category, version, jwk) values (${row.inst}, ${row.pat}, ${category}, ${version}, ${jwk}) on conflict do nothing`);
@@ -97,7 +104,9 @@ export function createEnvelopes(
         update shared_envelope set state = 'wanted', attempts = 0, retry_at = ${now()}
         where inst = ${row.inst} and pat = ${row.pat} and starts_with(code, 'LINK_')`);
       await tx.query(sql`update shared_object set retry_at = ${now()} where ${at} and code = 'SHARED_KEY'`);
+      return true;
     });
+    if (!kept) return parts.ending.dropKeys({ ...of, category });
     log.info({ inst: row.inst, pat: row.pat, category, versions: content.keys.length }, 'keys of a shared category received');
   }
 

@@ -26,6 +26,8 @@ interface Wanted {
   state: string;
   code: string | null;
   attempts: number;
+  /** Of the category: another one where it has ended and begun again. */
+  began: string;
 }
 interface Kept {
   of: Received;
@@ -73,7 +75,7 @@ export function createFetching(
   parts: Pick<
     SharingParts,
     'database' | 'rows' | 'custodian' | 'sealer' | 'blobs' | 'links' | 'facility' | 'quotas' | 'retry' | 'now' | 'onAlarm' | 'log'
-  > & { requireView(tx: Sql): Promise<void>; ending: Pick<ReturnType<typeof createEnding>, 'endCategory'> },
+  > & { requireView(tx: Sql): Promise<void>; ending: Pick<ReturnType<typeof createEnding>, 'dropKeys' | 'endCategory'> },
 ) {
   const { database, rows, custodian, sealer, blobs, links, quotas, retry, now, onAlarm, log } = parts;
   const own = custodian.institution;
@@ -82,9 +84,9 @@ export function createFetching(
   /** Some of what is due, institutions and patients by turns; the number that came to be held, or that nobody wants any more. */
   async function fetchSome(closing: () => boolean): Promise<number> {
     const due = await database.query<Wanted>(sql`
-      select recorder, document, version, n, inst, pat, category, state, code, attempts from (
+      select recorder, document, version, n, inst, pat, category, state, code, attempts, began from (
         select t.*, row_number() over (partition by inst order by turn, pat) as place from (
-          select o.*, l.state as link, row_number() over (partition by o.inst, o.pat order by o.retry_at, o.wanted_at, o.document) as turn
+          select o.*, l.state as link, c.noticed_at::text as began, row_number() over (partition by o.inst, o.pat order by o.retry_at, o.wanted_at, o.document) as turn
           from shared_object o join shared_category c on c.inst = o.inst and c.pat = o.pat and c.category = o.category
             join patient_link l on l.inst = o.inst and l.pat = o.pat
           where c.state = 'live' and l.state in ('bound', 'confirmed') and o.retry_at <= ${now()}) t
@@ -215,6 +217,13 @@ export function createFetching(
     return entry;
   }
 
+  /** Whether the category is shared as it was when this began. */
+  async function isStill({ inst, pat, category, began }: Wanted, on: Sql = database): Promise<boolean> {
+    const [row] = await on.query<{ state: string; began: string }>(sql`
+      select state, noticed_at::text as began from shared_category where inst = ${inst} and pat = ${pat} and category = ${category} for share`);
+    return row?.state === 'live' && row.began === began;
+  }
+
   async function forget(wanted: Wanted): Promise<void> {
     const { recorder, document, version, n } = wanted;
     await database.transaction(async (tx) => {
@@ -255,10 +264,8 @@ export function createFetching(
   async function keep(wanted: Wanted, { of, entry, shared, prepared, holder, pointer, header, wrapped, sizeBytes }: Kept): Promise<void> {
     const { inst, pat, category, recorder, document, version } = of;
     await database.transaction(async (tx) => {
-      const [row] = await tx.query<{ state: string }>(sql`
-        select state from shared_category where inst = ${inst} and pat = ${pat} and category = ${category} for share`);
-      // Ended while it was fetched: the copy is swept, or removed with the end.
-      if (row?.state !== 'live') return removeLater(tx, [pointer], null);
+      // Ended while it was fetched: what is sealed here may lie under a key that is gone. The copy is swept.
+      if (!(await isStill(wanted, tx))) throw new CodedError('STALE');
       // Withdrawn or followed by another while it was fetched: whoever looked at that has not seen it here. It is looked at once more.
       if ((await entryOf(wanted, tx)) === undefined) throw new CodedError('STALE');
       // Another process may be at the same document.
@@ -341,6 +348,8 @@ export function createFetching(
 
   async function failed(wanted: Wanted, error: unknown): Promise<void> {
     const code = faultOf(error);
+    if (!(await isStill(wanted)))
+      return parts.ending.dropKeys({ institution: wanted.inst, patient: wanted.pat, category: wanted.category });
     if (code === 'STALE') return;
     const { inst, pat, category, recorder, document, version, n } = wanted;
     const attempts = wanted.attempts + 1;

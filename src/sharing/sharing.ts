@@ -29,7 +29,7 @@ export function createSharing(parts: SharingParts & { onError?: (error: Error) =
   const { database, now, retry } = parts;
   const ending = createEnding(parts);
   const takingUp = createTakingUp({ ...parts, ending });
-  const envelopes = createEnvelopes({ ...parts, requireView: takingUp.requireView });
+  const envelopes = createEnvelopes({ ...parts, ending, requireView: takingUp.requireView });
   const fetching = createFetching({ ...parts, ending, requireView: takingUp.requireView });
   let running: Promise<void> | undefined;
   let woken = false;

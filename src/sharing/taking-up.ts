@@ -3,7 +3,7 @@ import type { Sql } from '../store/database.ts';
 import { sql } from '../store/sql.ts';
 import type { LedgerPatient } from '../vault/holder.ts';
 import { dropRefused, putOff } from './backlog.ts';
-import type { createEnding } from './ending.ts';
+import { type createEnding, lockPatient } from './ending.ts';
 import { countDocuments } from './held-totals.ts';
 import type { LinkState, SharingParts } from './parts.ts';
 import { endOf, type Granted, isSuspended, livesUntil, ownThumbprints, readGranted } from './shared-permissions.ts';
@@ -128,6 +128,7 @@ export function createTakingUp(
     return database.transaction(async (tx) => {
       const at = await heights(tx, true);
       if (at.behind) return false;
+      await lockPatient(tx, of);
       if (recipients === undefined || at.height > at.seen) recipients = await ownThumbprints(tx, institution);
       const granted = await readGranted(tx, of, institution, recipients);
       const rows = await tx.query<CategoryRow>(sql`
