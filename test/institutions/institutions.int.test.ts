@@ -3,6 +3,7 @@
  * tells, then what is done against it. INSTITUTIONS_ROUNDS kills more of A's processes.
  */
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -12,8 +13,12 @@ import { type Cast, tellInstitutions } from '../../simulator/demo-institutions.t
 import type { Story } from '../../simulator/demo-story.ts';
 import { type Acts, createActs, NOT_SHARED, SHARED, type SharingPatient } from '../../simulator/institutions-acts.ts';
 import type { InstitutionPart, InstitutionsSite, SiteInstitution } from '../../simulator/institutions-site.ts';
+import { createPatientDevice } from '../../simulator/patient-device.ts';
 import type { Simulator } from '../../simulator/simulator.ts';
 import type { StatusReport } from '../../src/cli/operations.ts';
+import { newId } from '../../src/ids.ts';
+import * as keys from '../../src/ledger/contract/keys.ts';
+import * as build from '../../src/ledger/contract/payloads.ts';
 import { connectPeers } from '../../src/ledger/fabric/peers.ts';
 import { raw, sql } from '../../src/store/sql.ts';
 import { createFileCustodian } from '../../src/vault/file-custodian.ts';
@@ -261,43 +266,122 @@ describe('between institutions', fabricTest(), () => {
     await acts.agree();
   });
 
-  test('a clinician without the grant, one of C with a stolen code, a code of another patient', async () => {
+  /** A person's statement as it lies on the ledger, or as somebody made it, at the door of any institution. */
+  async function handIn(at: SiteInstitution, transaction: string, args: readonly string[], envelopes: readonly string[] = []) {
+    const answer = await fetch(`${at.origin}/device/statements`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ transaction, args, envelopes }),
+    });
+    return { status: answer.status, text: await answer.text() };
+  }
+  const linkAtB = (patient: string) =>
+    withDatabase(b, async (database) => ({
+      links: await database.query<{ state: string; own_pat: string }>(
+        sql`select state, own_pat from patient_link where inst = ${a.institution} and pat = ${patient}`,
+      ),
+      categories: await database.query<{ state: string; code: string | null }>(
+        sql`select state, code from shared_category where inst = ${a.institution} and pat = ${patient}`,
+      ),
+      held: await database.query(sql`select 1 from shared_version where inst = ${a.institution} and pat = ${patient}`),
+    }));
+  /** Whatever B says of this patient to this reader, it is no document. */
+  async function nothingAtB(bearer: string, patient: string, references: readonly DocumentReference[]): Promise<void> {
+    const list = await acts.matches(b, bearer, `DocumentReference?patient=${patient}`);
+    assert.ok(Array.isArray(list) ? list.length === 0 : list.status === 503, JSON.stringify(list));
+    for (const reference of references)
+      assert.notEqual((await acts.call(b, bearer, acts.pdfPath(reference), { accept: 'application/pdf' })).status, 200);
+    assert.equal((await acts.call(b, bearer, `Patient/${patient}`)).status, 404);
+  }
+
+  test('a clinician without the grant, one of C with a stolen code, codes of other patients', async () => {
     const brennan = await acts.patientOf('brennan');
     const own = await acts.read(a, brennan.token, brennan.patient, SHARED);
     await brennan.device.claim();
-    // C's clinician has B's code for brennan, and whatever C's own patient could do with it: C made none, so it is no code there.
     const code = await acts.linkCode(brennan.ownAtB, cast.clinician);
     const stranger = await acts.token(c, cast.stranger);
     const bystander = await acts.token(b, cast.bystander);
-    for (const [at, bearer] of [
+    const bearer = await acts.token(b, cast.clinician);
+    // C's clinician has the code, and signs the grant that should carry it, by a key that is not the patient's.
+    const forged = build.grantPayload({
+      ...brennan.device.facts(),
+      consent: newId('con'),
+      evidence: null,
+      grantor: 'patient',
+      notAfter: new Date(Date.now() + 300_000).toISOString(),
+      onBehalf: null,
+      permissions: [cast.stranger, cast.clinician].map((member, n) => ({
+        category: SHARED,
+        clauses: [build.clause({ consent: 'con-forged', rights: ['read'] })],
+        envelope: null,
+        grantee: `member:${n === 0 ? c.institution : b.institution}:${member}`,
+        sequence: 1,
+      })),
+    });
+    for (const at of [a, b, c]) {
+      const answer = await handIn(at, 'grantPermission', [cast.device.signed('grantPermission', forged)]);
+      assert.equal(answer.status, 422, answer.text);
+      assert.match(answer.text, /LEDGER_REFUSED/);
+    }
+    for (const [at, who] of [
       [c, stranger],
       [b, bystander],
+      [b, bearer],
     ] as const) {
       for (const reference of own.references)
-        assert.equal((await acts.call(at, bearer, acts.pdfPath(reference), { accept: 'application/pdf' })).status, 404);
-      assert.equal((await acts.call(at, bearer, `Patient/${brennan.patient}`)).status, 404);
+        assert.equal((await acts.call(at, who, acts.pdfPath(reference), { accept: 'application/pdf' })).status, 404);
+      assert.equal((await acts.call(at, who, `Patient/${brennan.patient}`)).status, 404);
     }
-    assert.ok((await withDatabase(c, (database) => database.query(raw('select 1 from shared_version')))).length === 0);
+    assert.deepEqual(await withDatabase(c, (database) => database.query(raw('select 1 from shared_version'))), []);
 
-    // Another patient presents the code: they are bound by it and held, for name and birth date are not those of B's patient.
+    // A patient who is linked presents the code of another one: refused, and nothing but the envelope is fetched.
+    const asked = site.store.requests.length;
     const seoyeon = cast.device;
+    const theirs = await acts.read(a, await acts.token(a, cast.patient), cast.patient, SHARED);
     await seoyeon.grant({ code: code.text, categories: [SHARED] });
-    const bearer = await acts.token(b, cast.clinician);
-    const held = await acts.until('the link is refused or held', async () => {
-      const rows = await withDatabase(b, (database) =>
-        database.query<{ state: string; code: string | null }>(
-          sql`select state, code from shared_category where inst = ${a.institution} and pat = ${cast.patient}`,
-        ),
-      );
-      const links = await withDatabase(b, (database) =>
-        database.query<{ state: string }>(sql`select state from patient_link where inst = ${a.institution} and pat = ${cast.patient}`),
-      );
-      return rows.length > 0 && (rows[0]?.state !== 'waiting' || rows[0]?.code !== null) ? { rows, links } : undefined;
+    const refused = await acts.until('the code of another patient is refused', async () => {
+      const at = await linkAtB(cast.patient);
+      return at.categories[0]?.code === 'LINK_OTHER' ? at : undefined;
     });
-    console.log(`   a second code for a linked patient: ${JSON.stringify(held)}`);
-    // Whoever has presented the code first, brennan's own grant is not served by it.
-    assert.equal((await acts.call(b, bearer, `Patient/${brennan.patient}`)).status, 404);
+    assert.deepEqual(refused, {
+      links: [{ state: 'confirmed', own_pat: cast.ownAtB }],
+      categories: [{ state: 'refused', code: 'LINK_OTHER' }],
+      held: [],
+    });
+    await nothingAtB(bearer, cast.patient, theirs.references);
+    assert.deepEqual(
+      site.store.requests.slice(asked).filter(({ institution, name }) => institution === b.institution && !name.includes('/envelopes/')),
+      [],
+    );
     await seoyeon.revoke({ grantee, categories: [SHARED] });
+
+    // It was not used up: who it was made for comes with it.
+    await brennan.device.grant({ code: code.text, categories: [SHARED] });
+    await acts.firstReadable(bearer, brennan.patient, performance.now());
+
+    // A further code of theirs, stolen by one whom B does not know: bound and held, and nothing is served.
+    const stolenCode = await acts.linkCode(brennan.ownAtB, cast.clinician);
+    const patient = (await a.cli<{ patient: string }>(['patient', 'find', '--authority', 'mrn'], '00551208')).patient;
+    const thief = createPatientDevice({
+      gateway: a.origin,
+      token: await acts.token(a, patient),
+      institution: a.institution,
+      patient,
+    });
+    await thief.claim();
+    const all = await acts.search<DocumentReference>(a, await acts.token(a, patient), `DocumentReference?patient=${patient}`);
+    const ofThief = all.filter(({ content }) => content.some(({ attachment }) => attachment.contentType === 'application/pdf'));
+    assert.ok(ofThief.length > 0);
+    await thief.grant({ code: stolenCode.text, categories: [SHARED, NOT_SHARED, 'history-and-physical'] });
+    await acts.until('another name and birth date: held', async () =>
+      (await linkAtB(patient)).links[0]?.state === 'held' ? true : undefined,
+    );
+    await nothingAtB(bearer, patient, ofThief);
+    // The one whose code it was goes on reading what is theirs.
+    const seen = await acts.read(b, bearer, brennan.patient, SHARED);
+    for (const [id, pdf] of own.pdfs) assert.ok(seen.pdfs.get(id)?.equals(pdf));
+    await thief.revoke({ grantee, categories: [SHARED, NOT_SHARED, 'history-and-physical'] });
+    await brennan.device.revoke({ grantee, categories: [SHARED] });
   });
 
   test('objects and envelopes withheld, swapped, replayed: not served, alarmed, and put right when they are back', async () => {
@@ -334,7 +418,7 @@ describe('between institutions', fabricTest(), () => {
         });
         // Its harm is that patient's alone.
         assert.equal((await acts.call(b, clinicianToken, `DocumentReference?patient=${cast.ownAtB}`)).status, 200);
-        if (kind !== 'missing') await acts.until(`${kind}: alarm`, async () => ((await alarms()) > known ? true : undefined), 30_000, 300);
+        await acts.until(`${kind}: alarm`, async () => ((await alarms()) > known ? true : undefined), 30_000, 300);
       } finally {
         heal();
       }
@@ -379,37 +463,147 @@ describe('between institutions', fabricTest(), () => {
     }
   });
 
-  test('two institutions that forge a grant change nothing at the third, and open nothing', async () => {
+  test('a permission that has ended: its grant and its envelope handed in again, and its end after a later one', async () => {
+    const onLedger = (await acts.transactionsSince('c', 0)).flatMap(({ name, args: [jws = ''] }) => {
+      const payload = JSON.parse(Buffer.from(jws.split('.')[1] ?? '', 'base64url').toString() || '{}') as {
+        patient?: string;
+        permissions?: { category: string; envelope?: { path: string } | null }[];
+      };
+      return payload.patient === phuong.patient ? [{ name, jws, path: payload.permissions?.[0]?.envelope?.path ?? '' }] : [];
+    });
+    const grant = onLedger.findLast(({ name }) => name === 'grantPermission') ?? assert.fail('no grant on the ledger');
+    const kept = (path: string): string => {
+      const name = storeNames().find((one) => one.includes(path) && one.endsWith('_object')) ?? assert.fail('no such object');
+      return readFileSync(join(site.folder, 'store', name), 'utf8');
+    };
+    const envelope = kept(grant.path);
+    assert.ok(grant.path.startsWith(a.institution) && grant.path.endsWith(createHash('sha256').update(envelope).digest('hex')));
+    await insist(
+      'revoked',
+      () => unshare(c),
+      async () => !(await granted()),
+    );
+    await acts.until('ended at B', async () => ((await atB()).length === 0 ? true : undefined));
+    await acts.ended(phuong.patient);
+
+    // It lies in the store still, as a thief would put it back; and the grant is signed by the patient.
+    const asked = site.store.requests.length;
+    const { height } = (await acts.status(b)).ledger;
+    for (const at of [a, b, c]) {
+      const answer = await handIn(at, 'grantPermission', [grant.jws], at === a ? [envelope] : []);
+      // "It stands in block n", as it did; or refused.
+      assert.ok([200, 422].includes(answer.status), answer.text);
+    }
+    // Past an anchor, so that whatever was written is seen.
+    await acts.until('a further block', async () => ((await acts.status(b)).ledger.projected > height ? true : undefined), 30_000, 300);
+    assert.deepEqual(
+      (await acts.transactionsSince('b', height)).filter(({ name, validation }) => validation === 'VALID' && name === 'grantPermission'),
+      [],
+    );
+    assert.equal(await granted(), false);
+    assert.deepEqual(await atB(), []);
+    assert.deepEqual((await linkAtB(phuong.patient)).held, []);
+    assert.deepEqual(
+      site.store.requests.slice(asked).filter(({ institution, operation }) => institution === b.institution && operation === 'get'),
+      [],
+    );
+
+    // Granted anew: the revocation of before, handed in again, takes nothing away.
+    const revocation = (await acts.transactionsSince('c', 0)).findLast(({ name, args: [jws = ''] }) => {
+      const payload = Buffer.from(jws.split('.')[1] ?? '', 'base64url').toString();
+      return name === 'revokePermission' && payload.includes(phuong.patient);
+    });
+    await insist('granted', share, granted);
+    await acts.firstReadable(clinicianToken, phuong.patient, performance.now());
+    for (const at of [a, b, c]) assert.equal((await handIn(at, 'revokePermission', revocation?.args ?? [])).status, 200);
+    await acts.settled(b);
+    assert.ok(await granted());
+    assert.ok((await atB()).length > 0);
+  });
+
+  test('two institutions that forge a grant, an entry, a member: nothing changes at the third, and nothing opens', async () => {
     const patient = (await a.cli<{ patient: string }>(['patient', 'find', '--authority', 'mrn'], 'A-0093317')).patient;
     const bearer = await acts.token(b, cast.clinician);
+    const bystander = await acts.token(b, cast.bystander);
     const requests = site.store.requests.length;
+    const [document, falseMember, pointer] = [newId('doc'), newId('mem'), `${c.institution}/${'ab'.repeat(32)}`];
+    const permission = `perm/${a.institution}/${patient}/patient/${grantee}/${NOT_SHARED}/`;
+    const entry = {
+      category: SHARED,
+      ciphertextHash: 'ab'.repeat(32),
+      clinician: null,
+      commitment: 'cd'.repeat(32),
+      keyVersion: 1,
+      pointer,
+    };
+    const member = {
+      encryption: null,
+      role: 'privacy-officer',
+      signing: 'x',
+      status: 'active',
+      validUntil: '2099-01-01T00:00:00.000Z',
+      version: 9,
+    };
+    const ofPhuong = { institution: a.institution, patient: phuong.patient, document, version: 1 };
+    const forgeries: Record<string, [string, string][]> = {
+      'a grant that nobody signed': [
+        [`${permission}head`, '{"sequence":1}'],
+        [`${permission}v/0000000001`, '{}'],
+      ],
+      'a document that nobody filed, of a patient whom B may read': [
+        [keys.entryKey(c.institution, ofPhuong, 0, 'ef'.repeat(32)), JSON.stringify(entry)],
+      ],
+      'a member of A whom A does not know': [[keys.memberKey(a.institution, falseMember), JSON.stringify(member)]],
+      'a clinician of B who would be a privacy officer': [[keys.memberKey(b.institution, cast.bystander), JSON.stringify(member)]],
+    };
     const forgers = await Promise.all(['chaincode.b', 'chaincode.c'].map((name) => replaceChaincode(site.network, name)));
     const peers = connectPeers(await site.network.connection('b'));
     try {
       const contract = (peers.all[0] ?? assert.fail()).network.getContract('oncobridge');
-      const permission = `perm/${a.institution}/${patient}/patient/${grantee}/${NOT_SHARED}/`;
-      const writes = [
-        [`${permission}head`, '{"sequence":1}'],
-        [`${permission}v/0000000001`, '{}'],
-      ];
-      const proposal = contract.newProposal('forge', { arguments: [JSON.stringify(writes)], endorsingOrganizations: [b.msp, c.msp] });
-      const submitted = await (await proposal.endorse()).submit();
-      assert.ok((await submitted.getStatus()).successful, 'two of three endorse it: Fabric lets it pass');
+      for (const [what, writes] of Object.entries(forgeries)) {
+        const proposal = contract.newProposal('forge', { arguments: [JSON.stringify(writes)], endorsingOrganizations: [b.msp, c.msp] });
+        const submitted = await (await proposal.endorse()).submit();
+        assert.ok((await submitted.getStatus()).successful, `two of three endorse ${what}: Fabric lets it pass`);
+      }
     } finally {
       peers.close();
       await Promise.all(forgers.map((one) => one.back()));
     }
-    for (const one of [a, b, c])
-      await acts.until(`${one.name} alarms`, async () =>
-        (await one.cli<StatusReport>(['status'])).openAlarms.some((alarm) => alarm.kind === 'write-set') ? true : undefined,
-      );
+    for (const one of [a, b, c]) {
+      const wanted = Object.values(forgeries).flatMap((writes) => writes.map(([key]) => key));
+      await acts.until(`${one.name} alarms`, async () => {
+        const alarms = await withDatabase(one, (database) =>
+          database.query<{ state_keys: string[] }>(
+            sql`select state_keys from ledger_alarm where kind = 'write-set' and cleared_at is null`,
+          ),
+        );
+        const named = new Set(alarms.flatMap(({ state_keys }) => state_keys));
+        return wanted.every((key) => named.has(key)) ? true : undefined;
+      });
+      assert.ok((await one.cli<StatusReport>(['status'])).openAlarms.some((alarm) => alarm.kind === 'write-set'));
+      await withDatabase(one, async (database) => {
+        const of = (table: string, where: ReturnType<typeof sql>) =>
+          database.query(sql`select 1 from projection.${raw(table)} where ${where}`);
+        assert.deepEqual(await of('permission', sql`pat = ${patient} and grantee = ${grantee}`), [], 'the grant');
+        assert.deepEqual(await of('entry', sql`doc = ${document}`), [], 'the entry');
+        assert.deepEqual(await of('member', sql`mem = ${falseMember}`), [], 'the member');
+        const known = await database.query(sql`select role, status from projection.member where mem = ${cast.bystander}`);
+        assert.deepEqual(known, [{ role: 'clinician', status: 'alarmed' }]);
+      });
+    }
+    // Whose key was forged is denied until it is looked into.
     assert.equal((await acts.call(b, bearer, `Patient/${patient}`)).status, 404);
     assert.deepEqual(await acts.search(b, bearer, `DocumentReference?patient=${patient}`), []);
+    await acts.until('ended at B', async () => ((await atB()).length === 0 ? true : undefined));
+    const trail = await acts.matches(b, bystander, 'AuditEvent');
+    assert.ok(!Array.isArray(trail) || trail.length === 0, 'no officer by forgery');
+    assert.notEqual((await a.run(['token', '--as', falseMember])).code, 0);
+    // Nobody asked the store for what was forged.
     assert.deepEqual(
-      site.store.requests.slice(requests).filter(({ institution }) => institution !== a.institution),
+      site.store.requests.slice(requests).filter(({ name }) => name === pointer),
       [],
     );
-    // Whose key was forged is denied everywhere until it is looked into; nobody else is.
+    // And nobody else is denied.
     assert.equal((await acts.call(a, await acts.token(a, cast.patient), `Patient/${cast.patient}`)).status, 200);
   });
 });

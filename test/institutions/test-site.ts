@@ -20,7 +20,12 @@ export async function openTestSite(): Promise<{ site: InstitutionsSite; simulato
   }
   const folder = await mkdtemp(join(tmpdir(), `${PREFIX}${process.pid}-`));
   const simulator = await createSimulator();
-  const site = await startInstitutionsSite({ folder: join(folder, 'site'), simulator });
+  const site = await startInstitutionsSite({
+    folder: join(folder, 'site'),
+    simulator,
+    // What stays missing is an alarm after seconds instead of minutes, and fetched seconds after it is back.
+    change: (text) => `${text}\nsharing: { maxAttempts: 3, retryMissing: 2s }\n`,
+  });
   return {
     site,
     simulator,
