@@ -400,6 +400,7 @@ describe('what is not held', () => {
   test('while it is being filed, a search either waits or has it', async () => {
     // Each of the filings is one transaction that ends the lack and adds the rows; no answer may lie between.
     let filed = 0;
+    let answered = 0;
     let going = true;
     await shared.document(theirDocument(XENIA, 'f0'), 'unseen');
     const filing = (async () => {
@@ -408,6 +409,9 @@ describe('what is not held', () => {
         await shared.document(theirDocument(XENIA, `f${i}`), 'held');
         filed++;
         await shared.document(theirDocument(XENIA, `f${i + 1}`), 'unseen');
+        // Every third lack lasts until a search has begun and ended in it, however slow the machine is; the others are as short as they are.
+        const until = answered + 2;
+        while (i % 3 === 0 && answered < until && going) await new Promise((resolve) => setTimeout(resolve, 2));
       }
     })().finally(() => {
       going = false;
@@ -416,6 +420,7 @@ describe('what is not held', () => {
     while (going) {
       const before = filed;
       const response = await get(`Observation?patient=${XENIA}`);
+      answered++;
       if (response.status === 503) waited++;
       else if (ids(response.body).length < before) {
         going = false;
@@ -423,7 +428,7 @@ describe('what is not held', () => {
       }
     }
     await filing;
-    assert.ok(waited > 0);
+    assert.ok(waited >= 4, `${waited} waited`);
   });
 });
 
