@@ -189,7 +189,7 @@ export async function createCore({ settings, logLevel }: { settings: Settings; l
     renderer.warm();
     const keys = createSourceKeys(rows);
     const statements = createLedgerStatements({ custodian, ledgerId });
-    const matching = createPatientMatching({ database, rows, custodian, outbox, statements, config: filingConfig });
+    const matching = createPatientMatching({ database, rows, custodian, outbox, statements, keys, config: filingConfig });
     const intake = createIntake({ database, rows, keys, matching, config: filingConfig });
     const categoryKeys = createCategoryKeys({
       database,

@@ -49,9 +49,10 @@ export async function removeRows(
   const consents = await tx.query(sql`delete from consent_version where inst = ${inst} and pat = ${pat} returning 1`);
   await tx.query(sql`delete from key_rotation where pat = ${pat}`);
   await tx.query(sql`delete from identity_decision where pat = ${pat} or key = any(${keys})`);
+  await tx.query(sql`delete from patient_merge where gone = any(${keys}) or survivor = any(${keys})`);
   // What other institutions share of this person ends with the link, as after a person's answer that it is somebody else.
   await tx.query(sql`update link_code set closed_at = now() where pat = ${pat} and closed_at is null`);
-  await tx.query(sql`update patient_link set state = 'rejected', detail = null, reason = null where own_pat = ${pat}`);
+  await tx.query(sql`update patient_link set state = 'rejected', detail = null, reason = null, accepted = '{}' where own_pat = ${pat}`);
   const person = await tx.query(sql`
     update patient set demographics = null, demographics_record = null where pat = ${pat} and demographics is not null returning 1`);
   return {

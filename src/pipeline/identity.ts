@@ -105,7 +105,7 @@ interface Facts {
 }
 
 /**
- * Questions of identity that a person answers (PATIENT_MISMATCH, PATIENT_LINK, PATIENT_AMBIGUOUS, PATIENT_UNKNOWN): who a source's
+ * Questions of identity that a person answers (PATIENT_MISMATCH, PATIENT_LINK…, PATIENT_AMBIGUOUS, PATIENT_UNKNOWN): who a source's
  * patient is. An answer is kept, and counts for as long as the source says the same of who it is; everything that waits for it is
  * decided again by `replay.due`. The rows alone say what is due, so an answer that was written is never lost.
  */
@@ -143,7 +143,7 @@ export function createIdentity(parts: {
       findPatients(database, blind),
       everKnownAs(database, source, key),
       sourcePatients(database, source, [key, ...links.map((link) => link.key)]),
-      matching.factsOf(about),
+      matching.factsOf(source, about),
       countHeldOf(database, source, key),
       identityDecisions(database, source, [key]),
     ]);
@@ -239,7 +239,10 @@ export function createIdentity(parts: {
         decided.choice === choice &&
         (choice !== 'patient' || decided.patient === answer.patient) &&
         asked.patient === decided.patient;
-      if (stands && answer.move !== true) return { choice, patient: decided.patient, already: true, withdrawn: 0 };
+      if (stands && answer.move !== true) {
+        await follow(asked.source, key);
+        return { choice, patient: decided.patient, already: true, withdrawn: 0 };
+      }
       if (answer.seen !== asked.seen)
         throw new CodedError('CONFLICT', {
           diagnostics: 'This is not what was shown: without an answer the command shows what is known now, and the code for --seen.',
@@ -284,9 +287,16 @@ export function createIdentity(parts: {
         await releaseStanding(tx, subs);
         return count;
       });
+      await follow(asked.source, key);
       log.info({ record: answer.record, choice, patient: pat, withdrawn }, 'a question of identity was answered');
       return { choice, patient: pat, already: false, withdrawn };
     });
+  }
+
+  /** Whoever was merged into this patient of the source at the source, and waited for them. */
+  async function follow(source: string, key: string): Promise<void> {
+    const matched = await matching.matchAll(source, [], [key]);
+    if (matched.patients.size > 0) await database.transaction((tx) => matched.store(tx));
   }
 
   /** What identifiers of configured authorities say against this answer; authorities and pseudonyms only. */

@@ -5,7 +5,8 @@ import { type JsonObject, parseResource, stringifyLossless } from '../records/lo
 import { compareDemographics, demographicsOf, identifiersOf, isTestPatient, patientLinksOf } from '../records/patient-identity.ts';
 import type { Reason } from '../records/reasons.ts';
 import type { Database, Sql } from '../store/database.ts';
-import { type IdentityDecision, identityDecisions } from '../store/identity-decisions.ts';
+import { everKnownAs, type IdentityDecision, identityDecisions } from '../store/identity-decisions.ts';
+import { wouldWiden } from '../store/patient-merges.ts';
 import {
   addIdentifiers,
   type BlindIdentifier,
@@ -14,14 +15,18 @@ import {
   insertPatients,
   linkSourcePatients,
   setDemographics,
+  sourcePatients,
 } from '../store/patients.ts';
-import { lastMatched } from '../store/records.ts';
+import { currentPatientRecord, lastMatched, recordsById, setPatientOfRecord } from '../store/records.ts';
 import { writePatients } from '../store/resources.ts';
 import { addSuppressions, suppressed, suppressionMarks } from '../store/suppression.ts';
 import type { Custodian } from '../vault/custodian.ts';
 import type { SealedRows } from '../vault/sealed-rows.ts';
 import { mapByTurns } from './by-turns.ts';
+import { type Merges, readMerges } from './merged-patients.ts';
 import type { FilingConfig, LedgerStatements } from './parts.ts';
+import { openRecord, sealedForText, sealRecord } from './record-seal.ts';
+import type { SourceKeys } from './source-keys.ts';
 
 /** Whom a page's Patient records mean, worked out before the page's transaction; `store` writes it inside. */
 export interface MatchedPatients {
@@ -47,10 +52,13 @@ interface Look {
   existing?: string;
   /** What a person decided about exactly what the record says. */
   decided?: IdentityDecision;
+  /** Key of the source's patient whom this one goes on as, and the pseudonyms that were theirs. */
+  merged?: { survivor: string; before: readonly string[] };
 }
 /** Ready to be written. */
 interface Settled {
   key: string;
+  rec: string;
   sealedId: Buffer;
   pat: string | null;
   reason: Reason | null;
@@ -77,25 +85,64 @@ export function createPatientMatching(parts: {
   custodian: Custodian;
   outbox: Outbox;
   statements: LedgerStatements;
+  keys: SourceKeys;
   config: FilingConfig;
 }) {
-  const { database, rows, custodian, outbox, statements, config } = parts;
+  const { database, rows, custodian, outbox, statements, keys, config } = parts;
   const categoryIds = config.categories.map((category) => category.id);
   const marks = suppressionMarks(rows);
 
   /**
    * The Patient records of a page. In three steps, so that two records of one new person get one pseudonym, and the
-   * keys of all who are new are still written to the disk together.
+   * keys of all who are new are still written to the disk together. `around`: stored patients of whom something else is known now.
    */
-  async function matchAll(source: string, records: readonly PatientRecord[]): Promise<MatchedPatients> {
-    if (records.length === 0) return { patients: new Map(), store: async () => {} };
-    const found = await lookAll(source, records);
+  async function matchAll(source: string, records: readonly PatientRecord[], around: readonly string[] = []): Promise<MatchedPatients> {
+    if (records.length === 0 && around.length === 0) return { patients: new Map(), store: async () => {} };
+    const speaking = records.filter((record) => !isExcluded(record));
+    const merges = await readMerges(database, keys, source, around, speaking);
+    const before = await sourcePatients(database, source, [...merges.keys]);
+    const earlier = await recordsBeside(source, records, merges, before);
+    const found = await lookAll(source, [...records, ...earlier], merges);
     const inPage = new Map<string, { pat: string; resource: JsonObject }>();
     // In this order up to the first wait of each; the keys of all who are new still meet on their way to the disk.
-    const settled = await mapByTurns(found, async ({ record, reason, blind, existing, decided }) => {
+    const settledFirst = await mapByTurns(
+      found.filter((look) => look.merged === undefined),
+      (look) => settleLook(look),
+    );
+    const settled = [...settledFirst];
+    const now = new Map<string, { pat: string | null; reason: string | null; resource?: JsonObject }>(before);
+    for (const look of found) {
+      const one = settledFirst.find((other) => other.key === look.record.key);
+      if (one !== undefined) now.set(one.key, { ...one, resource: look.record.resource });
+    }
+    // Whoever goes on as somebody else comes after that one.
+    for (const look of found) if (look.merged !== undefined) settled.push(await settleMerged(look, look.merged));
+    const beside = new Set(earlier.map((record) => record.rec));
+    const changed = settled.filter((one) => {
+      const stood = before.get(one.key);
+      return !beside.has(one.rec) || stood?.pat !== one.pat || stood.reason !== one.reason;
+    });
+    const resealed = await Promise.all(changed.filter((one) => beside.has(one.rec)).map(sealAnew));
+    return {
+      patients: new Map(changed.map(({ key, pat, reason }) => [key, { pat, reason }])),
+      async store(tx) {
+        await merges.store(tx);
+        await store(tx, source, changed);
+        for (const { rec, pat, raw, sealedFor } of resealed) await setPatientOfRecord(tx, rec, { pat, raw, sealedFor });
+      },
+    };
+
+    async function settleLook({ record, reason, blind, existing, decided }: Look): Promise<Settled> {
       const held = (why: Reason): Promise<Settled> => settle({ record, reason: why });
       if (reason === 'ERASED')
-        return { key: record.key, sealedId: Buffer.alloc(0), pat: null, reason, mark: await marks.ofSourcePatient(source, record.key) };
+        return {
+          key: record.key,
+          rec: record.rec,
+          sealedId: Buffer.alloc(0),
+          pat: null,
+          reason,
+          mark: await marks.ofSourcePatient(source, record.key),
+        };
       if (decided !== undefined) return settleDecided(record, { pat: decided.pat, takesDemographics: decided.takes_demographics });
       if (reason !== undefined) return held(reason);
       const twins = blind.flatMap((identifier) => inPage.get(nameOf(identifier)) ?? []);
@@ -105,11 +152,67 @@ export function createPatientMatching(parts: {
       const pat = known[0] ?? newId('pat');
       for (const identifier of blind) inPage.set(nameOf(identifier), { pat, resource: record.resource });
       return settle({ record, blind, pat, isNew: known.length === 0 });
+    }
+
+    /**
+     * The survivor's pseudonym, where that widens nothing: what comes from now on is readable to whom the survivor's permissions let in, so
+     * they must let in nobody whom those under a former pseudonym keep out (requirement F39). Else a person decides, and till then it is held.
+     */
+    async function settleMerged({ record, reason, blind, decided }: Look, merged: NonNullable<Look['merged']>): Promise<Settled> {
+      const held = (why: Reason): Promise<Settled> => settle({ record, reason: why });
+      if (decided !== undefined) return settleDecided(record, { pat: decided.pat, takesDemographics: decided.takes_demographics });
+      if (reason !== undefined) return held(reason);
+      const survivor = now.get(merged.survivor);
+      // It has not come yet, or is held itself: this one follows when that is known.
+      if (survivor === undefined || survivor.pat === null) return held('PATIENT_LINK');
+      const { pat } = survivor;
+      const theirs = survivor.resource ?? (await demographicsKept(pat));
+      if (theirs === undefined || !isSamePerson(theirs, record)) return held('PATIENT_MISMATCH');
+      const twins = blind.flatMap((identifier) => inPage.get(nameOf(identifier))?.pat ?? []);
+      const others = [...new Set([...merged.before, ...twins])].filter((one) => one !== pat);
+      const stands = before.get(record.key)?.pat === pat;
+      if (!stands && others.length > 0 && (await wouldWiden(database, config.institution, others, pat)))
+        return held('PATIENT_LINK_STRICTER');
+      return settle({ record, blind, pat, isNew: false, keepsDemographics: true });
+    }
+  }
+
+  /** Patient records of others whom what is said of merges may concern: they were stored before, and are matched again. */
+  async function recordsBeside(
+    source: string,
+    records: readonly PatientRecord[],
+    merges: Merges,
+    stood: ReadonlyMap<string, { pat: string | null }>,
+  ): Promise<PatientRecord[]> {
+    const inPage = new Set(records.map((record) => record.key));
+    // Who is known and goes on as themself stays so.
+    const isSettled = (key: string): boolean => !merges.isGone(key) && (stood.get(key)?.pat ?? null) !== null;
+    const others = [...merges.keys].filter((key) => !inPage.has(key) && !isSettled(key));
+    const found = await mapByTurns(others, async (key): Promise<PatientRecord[]> => {
+      const row = await currentPatientRecord(database, source, key);
+      if (row === undefined) return [];
+      const { record } = await openRecord(rows, row);
+      const resource = parseResource(record.bytes);
+      return [{ rec: row.rec, ref: `Patient/${record.id}`, key, resource, lastUpdated: record.lastUpdated ?? '' }];
     });
-    return {
-      patients: new Map(settled.map(({ key, pat, reason }) => [key, { pat, reason }])),
-      store: (tx) => store(tx, source, settled),
-    };
+    return found.flat();
+  }
+
+  /** A stored record that is somebody else's from now on, or (held) nobody's. */
+  async function sealAnew({ rec, pat }: Settled): Promise<{ rec: string; pat: string | null; raw: Buffer; sealedFor: string | null }> {
+    const [row] = await recordsById(database, [rec]);
+    if (row === undefined) throw new Error('the Patient record is gone');
+    const sealedFor = pat === null ? 'intake' : { patient: pat, category: 'core' };
+    return { rec, pat, raw: await sealRecord(rows, rec, sealedFor, await openRecord(rows, row)), sealedFor: sealedForText(sealedFor) };
+  }
+
+  function isExcluded({ resource }: PatientRecord): boolean {
+    return config.excludeTestPatients && isTestPatient(resource);
+  }
+
+  async function demographicsKept(pat: string): Promise<JsonObject | undefined> {
+    const row = (await getPatients(database, [pat])).get(pat);
+    return row?.demographics ? parseResource(await rows.open(pat, 'core', `demographics/${pat}`, row.demographics)) : undefined;
   }
 
   /**
@@ -135,9 +238,9 @@ export function createPatientMatching(parts: {
     return settle({ record, blind, pat, isNew: false, keepsDemographics: !takesDemographics });
   }
 
-  async function lookAll(source: string, records: readonly PatientRecord[]): Promise<Look[]> {
+  async function lookAll(source: string, records: readonly PatientRecord[], merges: Merges): Promise<Look[]> {
     const looks = await Promise.all(records.map(read));
-    await findErased(source, looks);
+    await findErased(source, looks, merges);
     const telling = looks.filter((look) => look.reason === undefined);
     const owners = new Map(
       (
@@ -149,14 +252,29 @@ export function createPatientMatching(parts: {
     );
     // A number that nobody has, on a record that is somebody's: the number was corrected, where name and birth date agree.
     const keysOf = (some: readonly Look[]): string[] => some.map((look) => look.record.key);
-    const [before, decisions] = await Promise.all([
+    const [before, decisions, replaced] = await Promise.all([
       lastMatched(database, keysOf(telling)),
       identityDecisions(database, source, keysOf(looks.filter((look) => look.reason !== 'TEST_PATIENT' && look.reason !== 'ERASED'))),
+      pseudonymsOf(source, [...merges.keys]),
     ]);
     for (const look of telling) {
       const pats = [...new Set(look.blind.flatMap((identifier) => owners.get(nameOf(identifier)) ?? []))];
-      const existing = pats[0] ?? before.get(look.record.key);
-      if (pats.length > 1) look.reason = 'PATIENT_AMBIGUOUS';
+      const { survivor, problem, takenBack } = merges.of(look.record.key);
+      if (problem === 'circular') look.reason = 'PATIENT_LINK_CIRCULAR';
+      // A merge into several, or one that was taken back: what was filed meanwhile may be another person's.
+      else if (problem !== undefined || takenBack) look.reason = 'PATIENT_LINK';
+      if (look.reason !== undefined) continue;
+      if (survivor !== undefined) {
+        look.merged = { survivor, before: [...new Set([...pats, ...(replaced.get(look.record.key) ?? [])])] };
+        continue;
+      }
+      // A survivor may bear the numbers of those whom it replaces: they lead to them, and speak for nobody else.
+      const theirs = new Set(merges.goneInto(look.record.key).flatMap((key) => replaced.get(key) ?? []));
+      const was = before.get(look.record.key);
+      const own = theirs.size === 0 ? pats : pats.filter((pat) => pat === was || !theirs.has(pat));
+      const telling = own.length > 0 || was !== undefined ? own : pats;
+      const existing = telling[0] ?? was;
+      if (telling.length > 1) look.reason = 'PATIENT_AMBIGUOUS';
       else if (existing !== undefined) look.existing = existing;
     }
     const known = await getPatients(database, [...new Set(telling.flatMap((look) => look.existing ?? []))]);
@@ -170,20 +288,21 @@ export function createPatientMatching(parts: {
     );
     for (const look of looks) {
       const decision = decisions.get(look.record.key);
-      const agrees = look.reason === undefined && look.existing === decision?.pat;
+      const agrees = look.reason === undefined && look.merged === undefined && look.existing === decision?.pat;
       // It holds for what the person saw; where the source says anything else now, it is asked anew.
-      if (decision !== undefined && !agrees && decision.facts === (await factsOf(look.record))) look.decided = decision;
+      if (decision !== undefined && !agrees && decision.facts === (await factsWith(look.record, merges))) look.decided = decision;
     }
     return looks;
   }
 
   /** Whoever was erased here is known by their number, or by their id at the source, and by nothing else. */
-  async function findErased(source: string, looks: readonly Look[]): Promise<void> {
+  async function findErased(source: string, looks: readonly Look[], merges: Merges): Promise<void> {
     const marked = await Promise.all(
       looks.map(async (look) => ({
         look,
         marks: await Promise.all([
           marks.ofSourcePatient(source, look.record.key),
+          marks.ofSourcePatient(source, merges.of(look.record.key).survivor ?? look.record.key),
           ...(await blindIdentifiers(look.record.resource)).map((one) => marks.ofIdentifier(one)),
         ]),
       })),
@@ -195,12 +314,21 @@ export function createPatientMatching(parts: {
     for (const one of marked) if (one.marks.some((mark) => erased.has(mark))) one.look.reason = 'ERASED';
   }
 
-  /** HMAC of all that the record says of who it is: identifiers, names, birth date, links. */
-  async function factsOf({ resource, lastUpdated }: PatientRecord): Promise<string> {
+  /** Every pseudonym that each of these patients of a source has had here. */
+  async function pseudonymsOf(source: string, some: readonly string[]): Promise<Map<string, readonly string[]>> {
+    return new Map(await Promise.all(some.map(async (key) => [key, await everKnownAs(database, source, key)] as const)));
+  }
+
+  /** HMAC of all that the source says of who it is: identifiers, names, birth date, links, merges. */
+  async function factsOf(source: string, record: PatientRecord): Promise<string> {
+    return factsWith(record, await readMerges(database, keys, source, [record.key]));
+  }
+
+  async function factsWith({ key, resource, lastUpdated }: PatientRecord, merges: Merges): Promise<string> {
     const { nameTokens, birthDate } = demographicsOf(resource, config.authorities, lastUpdated);
     const identifiers = identifiersOf(resource, config.authorities).map(({ authority, normalised, old }) => [authority, normalised, old]);
     const links = patientLinksOf(resource).map(({ type, other }) => [type, other]);
-    return rows.blind('identity', JSON.stringify([identifiers, nameTokens, birthDate ?? null, links]));
+    return rows.blind('identity', JSON.stringify([identifiers, nameTokens, birthDate ?? null, links, merges.facts(key)]));
   }
 
   function blindIdentifiers(resource: JsonObject): Promise<BlindIdentifier[]> {
@@ -216,8 +344,7 @@ export function createPatientMatching(parts: {
   async function read(record: PatientRecord): Promise<Look> {
     const { resource } = record;
     const held = (reason: Reason): Look => ({ record, reason, blind: [] });
-    if (config.excludeTestPatients && isTestPatient(resource)) return held('TEST_PATIENT');
-    if (patientLinksOf(resource).some((link) => link.type === 'replaced-by' || link.type === 'replaces')) return held('PATIENT_LINK');
+    if (isExcluded(record)) return held('TEST_PATIENT');
     const blind = await blindIdentifiers(resource);
     return blind.length === 0 ? held('PATIENT_UNKNOWN') : { record, blind };
   }
@@ -235,14 +362,14 @@ export function createPatientMatching(parts: {
     const { record } = choice;
     const { key, ref, resource } = record;
     const sealedId = await rows.sealPurpose('directory', `source-patient/${key}`, Buffer.from(ref));
-    if ('reason' in choice) return { key, sealedId, pat: null, reason: choice.reason };
+    if ('reason' in choice) return { key, rec: record.rec, sealedId, pat: null, reason: choice.reason };
     const { pat, blind, isNew } = choice;
     const enrolment = isNew ? await statements.enrollPatient(pat, await custodian.enrollPatient(pat, categoryIds)) : undefined;
     const demographics =
       choice.keepsDemographics === true
         ? undefined
         : await rows.seal(pat, 'core', `demographics/${pat}`, Buffer.from(JSON.stringify(resource)));
-    return { key, sealedId, pat, reason: null, matched: { pat, record, blind, demographics, enrolment } };
+    return { key, rec: record.rec, sealedId, pat, reason: null, matched: { pat, record, blind, demographics, enrolment } };
   }
 
   async function store(tx: Sql, source: string, settled: readonly Settled[]): Promise<void> {

@@ -39,7 +39,15 @@ export const REASONS = {
   },
   PATIENT_LINK: {
     kind: 'quarantine',
-    text: 'The patient was merged, replaced or unlinked at the source. Decide with `quarantine resolve`.',
+    text: 'The patient was merged at the source into one who is not known yet, or into several; or a merge was taken back. It goes on by itself when the survivor comes; else decide with `quarantine resolve`.',
+  },
+  PATIENT_LINK_CIRCULAR: {
+    kind: 'quarantine',
+    text: 'The merges that the source names lead in a circle. Have them put right at the source, or decide with `quarantine resolve`.',
+  },
+  PATIENT_LINK_STRICTER: {
+    kind: 'quarantine',
+    text: 'Merged at the source into a patient whose permissions let in somebody whom those under the former pseudonym keep out, or the former pseudonym’s keys are the patient’s own. Decide with `quarantine resolve`.',
   },
   CONTENT_INVALID: { kind: 'quarantine', text: 'The content cannot be read as the kind of record it claims to be.' },
   TOO_LARGE: { kind: 'quarantine', text: 'Larger than the configured limit.' },
