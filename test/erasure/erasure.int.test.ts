@@ -11,6 +11,7 @@ import { createPatientDevice } from '../../simulator/patient-device.ts';
 import { createSimulator, type Simulator } from '../../simulator/simulator.ts';
 import { type App, createApp } from '../../src/app.ts';
 import { readSettings } from '../../src/cli/settings.ts';
+import { createKeptEnvelopes } from '../../src/device/kept-envelopes.ts';
 import { createErasure, type Erasure } from '../../src/erasure/erasure.ts';
 import { CodedError, codeOf } from '../../src/errors.ts';
 import { erasePatientPayload } from '../../src/ledger/contract/payloads.ts';
@@ -184,6 +185,7 @@ describe('erasure of a patient, on a whole server of the embedded default', () =
     const objects = await objectsOf(patient);
     assert.ok(objects.some((name) => name.includes('/envelopes/')) && objects.some((name) => !name.includes('/envelopes/')));
     await assert.rejects(app.operations.patientErase({ patient, by: registrar }), (error) => codeOf(error) === 'CUSTODY_REFUSED');
+    const envelopes = await rows<{ name: string }>(sql`select * from device_envelope where pat = ${patient}`);
     const { ledger, nonce } = device.facts();
     const payload = erasePatientPayload({ institution: home, patient, ledger, nonce, onBehalf: null });
     const answer = await fetch(`${new URL(app.facadeUrl).origin}/device/statements`, {
@@ -197,6 +199,17 @@ describe('erasure of a patient, on a whole server of the embedded default', () =
     assert.notEqual((await app.operations.patientErasure({ patient })).erased, null);
     assert.deepEqual([await left(patient), await keysOf(patient)], [{}, []]);
     for (const name of objects) assert.equal(await app.core.blobs.head(name), undefined);
+    // A gateway that carried the grant for another institution's patient has the envelope only: its permission stands on the ledger still.
+    await rows(sql`
+      insert into device_envelope select r.* from jsonb_populate_recordset(null::device_envelope, ${JSON.stringify(envelopes)}::jsonb) r`);
+    const most = Number.MAX_SAFE_INTEGER;
+    const quotas = {
+      maxBytesPerPatient: most,
+      maxBytesPerPatientADay: most,
+      maxBytesPerInstitution: most,
+      maxBytesPerInstitutionADay: most,
+    };
+    assert.equal(await createKeptEnvelopes({ ...app.core, quotas }).sweep(), envelopes.length);
   });
 
   test('killed in the middle, or restored from before: it is taken up again, and done', async () => {

@@ -13,6 +13,7 @@ import { createSimulator, type Simulator } from '../../simulator/simulator.ts';
 import { type App, createApp } from '../../src/app.ts';
 import { createAuditLog } from '../../src/audit/audit-log.ts';
 import { readSettings } from '../../src/cli/settings.ts';
+import { removeRows } from '../../src/erasure/erasing-rows.ts';
 import { newId } from '../../src/ids.ts';
 import { createProjection } from '../../src/ledger/projection.ts';
 import { cosignFile, makeJoinFile, submitFile } from '../../src/membership/cosigned-file.ts';
@@ -21,6 +22,7 @@ import { createLinks } from '../../src/sharing/links.ts';
 import { createSharing, type Sharing } from '../../src/sharing/sharing.ts';
 import type { Database } from '../../src/store/database.ts';
 import { sql } from '../../src/store/sql.ts';
+import { suppressionMarks } from '../../src/store/suppression.ts';
 import { createFileCustodian, type FileCustodian } from '../../src/vault/file-custodian.ts';
 import { createSealedRows } from '../../src/vault/sealed-rows-store.ts';
 import { createSealer } from '../../src/vault/sealer.ts';
@@ -261,5 +263,25 @@ describe('a patient in custody lets a clinician of another institution read', ()
     await sharing.pass();
     assert.deepEqual(await shared(), []);
     assert.deepEqual(await database.query(sql`select 1 from shared_key`), []);
+  });
+
+  test('B erases the person whom the link is to: what A shared of them ends there, the link with it', async () => {
+    const again = await fhir('Consent', consentOf({ grantees: [{ reference: `Organization/${B}` }] }));
+    assert.equal(again.status, 201, again.text);
+    await pass();
+    assert.deepEqual(
+      (await shared()).map(({ category, state }) => [category, state]),
+      [[laboratory, 'live']],
+      'by the link that stands, without a code',
+    );
+    await database.transaction((tx) =>
+      removeRows(tx, { institution: B, patient: own, marks: suppressionMarks(createSealedRows({ custodian })) }),
+    );
+    await pass();
+    await sharing.pass();
+    assert.deepEqual(await shared(), [{ category: laboratory, state: 'refused', n: 0 }], 'it waits for a new code, and holds nothing');
+    assert.deepEqual(await database.query(sql`select 1 from shared_key`), []);
+    assert.deepEqual(await database.query(sql`select 1 from resource`), []);
+    assert.deepEqual(await database.query(sql`select state, accepted from patient_link`), [{ state: 'rejected', accepted: [] }]);
   });
 });
