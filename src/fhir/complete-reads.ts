@@ -85,9 +85,9 @@ export function createCompleteReads(parts: Pick<FacadeParts, 'database' | 'reada
               and (g.grantee = ${`organization:${own}`} or starts_with(g.grantee, ${`member:${own}:`}))
               and (c.state is not null or exists (select 1 from sharing_backlog b where b.inst = g.inst)
                 or not exists (select 1 from sharing_cursor k where k.block >= g.block))))
-          and not (coalesce(c.state = 'live', false) and exists (select 1 from shared_version v
-            where v.recorder = d.recorder and v.document = d.doc and v.version = d.version and v.commitment = d.commitment
-              and v.inst = d.inst and v.pat = d.pat and v.category = d.category))
+          and not exists (select 1 from shared_version v
+            where c.state = 'live' and v.recorder = d.recorder and v.document = d.doc and v.version = d.version and v.commitment = d.commitment
+              and v.inst = d.inst and v.pat = d.pat and v.category = d.category)
           and exists (select 1 from (${scopeOf(parts, caller)}) s where s.inst = d.inst and s.pat = d.pat and s.category = d.category)
         group by l.inst, l.pat) p) lack`;
   }
