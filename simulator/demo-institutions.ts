@@ -130,9 +130,9 @@ export async function tellInstitutions(options: {
   story.line(
     `  B saw the permission on its ledger, opened the envelope, matched the code, fetched the sealed objects, compared the person.`,
   );
-  story.line(
-    `  From the grant to the first readable document at B: ${Math.round(ms)} ms. Until then it answered ${inWords(waited.slice(0, -1))}.`,
-  );
+  const before = waited.slice(0, -1);
+  const until = before.length === 0 ? '' : ` Until then it answered ${inWords(before)}.`;
+  story.line(`  From the grant to the first readable document at B: ${Math.round(ms)} ms.${until}`);
 
   story.title('Nothing tells A, or anybody, when B reads');
   const seenOn = await acts.read(b, clinicianToken, patient, SHARED);
@@ -146,7 +146,7 @@ export async function tellInstitutions(options: {
     [],
   );
   assert.deepEqual(silence.mentions, []);
-  const anchors = silence.transactions.length === 0 ? 'none' : `${silence.transactions.length}, anchors that come by the clock`;
+  const anchors = silence.transactions.length === 0 ? 'none' : `${counted(silence.transactions.length, 'anchor')}, by the clock`;
   story.line(`  ${silence.requests} requests of the clinician at B. Meanwhile, requests to the store: none; transactions: ${anchors};`);
   const logged =
     silence.logLines === 0 ? 'not a line' : `${silence.logLines} lines, none of which names B, the clinician, the patient or the document`;
@@ -189,7 +189,8 @@ export async function tellInstitutions(options: {
   ]);
   story.request('patient', "at C's door: the signed revocation", `committed, ${Math.round(revoked)} ms`);
   story.request('clinician', 'at B: GET Binary/…', '404');
-  story.line(`  From the revocation, signed and sent to C, to the denial at B: ${Math.round(deniedMs)} ms.`);
+  const early = deniedMs < revoked ? ' B reads the block itself, and need not wait for what C answers.' : '';
+  story.line(`  From the revocation, signed and sent to C, to the denial at B: ${Math.round(deniedMs)} ms.${early}`);
   assert.deepEqual(await acts.search(b, clinicianToken, `DocumentReference?patient=${patient}`), []);
   for (const end of await acts.ended(patient)) {
     assert.ok(end.documents > 0 && end.rows > 0 && end.objects > 0 && end.keys > 0 && end.held === 0);
@@ -197,9 +198,13 @@ export async function tellInstitutions(options: {
     story.line(
       `  B's report (oncobridge sharing report): ${end.category}, ${end.cause} in block ${end.block}. Deleted within ${deletedMs} ms:`,
     );
-    story.line(
-      `    ${end.documents} document, ${end.rows} rows, ${end.objects} sealed copy of ${end.bytes} bytes, ${end.keys} keys; anchored on the ledger, anchor ${end.anchor} of B.`,
-    );
+    const gone = [
+      counted(end.documents, 'document'),
+      counted(end.rows, 'row'),
+      `${counted(end.objects, 'sealed copy', 'sealed copies')} of ${end.bytes} bytes`,
+      counted(end.keys, 'key'),
+    ].join(', ');
+    story.line(`    ${gone}; anchored on the ledger, anchor ${end.anchor} of B.`);
   }
   const audited = await b.cli<AuditVerifyResult>(['audit', 'verify']);
   assert.ok(audited.ok, audited.problems.join('\n'));
@@ -216,6 +221,12 @@ export async function tellInstitutions(options: {
   );
   await acts.agree();
   story.line('  Its view of the permission: ended. reconcile finds no difference at A, B and C; ledger verify holds at each.');
+
+  story.title('In short, on this one machine');
+  story.line(`  From the grant to the first document at B      ${Math.round(ms)} ms`);
+  story.line(`  From the revocation through C to the denial    ${Math.round(deniedMs)} ms, A switched off`);
+  story.line('  The laboratory reports at B                    404, from the beginning to the end');
+  story.line('  Left of it at B                                the report and the audit trail, no row, copy or key');
   return cast;
 }
 
@@ -273,6 +284,8 @@ function tellKept({ acts, cast, story }: { acts: Acts; cast: Cast; story: Story 
 }
 
 const seconds = (from: number): string => `${((Date.now() - from) / 1000).toFixed(1)} s`;
+
+const counted = (n: number, one: string, more = `${one}s`): string => `${n} ${n === 1 ? one : more}`;
 
 /** What was answered how often, one after the other, in words. */
 function inWords(waited: readonly { said: string; times: number }[]): string {
