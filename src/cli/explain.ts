@@ -19,7 +19,7 @@ function explainText({ record, document }: ExplainReport): string {
     parts.push(
       table(
         ['record', ''],
-        Object.entries(record).map(([key, value]) => [key, String(value ?? '')]),
+        Object.entries(record).map(([key, value]) => [key, Array.isArray(value) ? value.join(', ') : String(value ?? '')]),
       ),
     );
   if (document !== undefined) {

@@ -26,7 +26,7 @@ import { type Decided, decide, orderOf, type Seen } from './decision.ts';
 import type { FilingConfig } from './parts.ts';
 import { isPassing } from './passing.ts';
 import type { createPatientMatching } from './patient-matching.ts';
-import { digestRecord, digestStatement } from './raw-record.ts';
+import { attachmentDigests, digestRecord, digestStatement } from './raw-record.ts';
 import { openRecord, type SealedFor, sealedForText, sealRecord, sealVersionName } from './record-seal.ts';
 import type { SourceKeys } from './source-keys.ts';
 
@@ -154,6 +154,7 @@ export function createIntake(parts: {
         patientKey: patientKey ?? null,
         links,
         analyte: pat === null ? null : await analyteOf(s),
+        attachments: await Promise.all(attachmentDigests(s.raw, s.resource).map((digest) => keys.content(`attachment|${digest}`))),
         notBefore: notBefore(before?.pat ?? null, pat),
       };
     });

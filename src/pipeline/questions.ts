@@ -2,6 +2,7 @@ import { CodedError } from '../errors.ts';
 import { isId } from '../ids.ts';
 import { isReason, REASONS } from '../records/reasons.ts';
 import type { Database } from '../store/database.ts';
+import { recordsOfSameBytes } from '../store/record-attachments.ts';
 import { sql } from '../store/sql.ts';
 
 /** Records that wait for a person, grouped by what is wrong. */
@@ -47,6 +48,8 @@ export interface ExplainReport {
     receivedAt: string;
     current: boolean;
     configHash: string | null;
+    /** Other records of the patient with an attachment of the same bytes. */
+    sameBytes: readonly string[];
   };
   document?: {
     document: string;
@@ -148,6 +151,7 @@ export function createQuestions(parts: { database: Database }) {
         receivedAt: row.received_at.toISOString(),
         current: row.current,
         configHash: row.config_hash,
+        sameBytes: await recordsOfSameBytes(database, id),
       },
       ...(row.document === null ? {} : { document: await explainDocument(row.document) }),
     };

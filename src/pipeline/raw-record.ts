@@ -1,6 +1,8 @@
 import { createHash } from 'node:crypto';
 import type { RawAttachment, RawRecord } from '../adapters/source.ts';
 import { CodedError } from '../errors.ts';
+import { objectOf, objectsOf, stringOf } from '../records/elements.ts';
+import type { JsonObject } from '../records/lossless-json.ts';
 
 /**
  * A raw record as one run of bytes, so that it can be sealed and replayed: a length, a JSON head, then the record's own
@@ -84,6 +86,32 @@ export function digestRecord(record: RawRecord): string {
   for (const attachment of record.attachments ?? [])
     hash.update(`\n${attachment.contentIndex}:${attachment.problem ?? ''}\n`).update(attachment.bytes);
   return hash.digest('hex');
+}
+
+/**
+ * SHA-256 of the bytes of each attachment, fetched or inline. Empty where one of them cannot be had: what is only partly known is
+ * the same as nothing.
+ */
+export function attachmentDigests(record: RawRecord, resource: JsonObject | undefined): string[] {
+  const inline = [
+    ...objectsOf(resource?.['content']).map((content) => objectOf(content['attachment'])),
+    ...objectsOf(resource?.['presentedForm']),
+  ].map((attachment) => {
+    const data = stringOf(attachment?.['data']);
+    return data === undefined ? undefined : Buffer.from(data, 'base64');
+  });
+  const found = record.attachments?.map(({ bytes, problem }) => (problem === undefined ? bytes : undefined)) ?? inline;
+  const all = found.filter((bytes) => bytes !== undefined && bytes.length > 0);
+  if (all.length < found.length) return [];
+  return [
+    ...new Set(
+      all.map((bytes) =>
+        createHash('sha256')
+          .update(bytes ?? '')
+          .digest('hex'),
+      ),
+    ),
+  ];
 }
 
 /** Without its attachments: a source leaves them out where it knows that the version is stored already. */

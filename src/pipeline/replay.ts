@@ -3,6 +3,7 @@ import { CodedError, codeOf } from '../errors.ts';
 import { isId } from '../ids.ts';
 import type { Classifier } from '../records/classify.ts';
 import type { Database } from '../store/database.ts';
+import { skipSameScans } from '../store/record-attachments.ts';
 import { type HeldRow, heldForKnownPatients, heldRecords, subjectsLeftBehind } from '../store/records.ts';
 import { MISFILED, subjectById } from '../store/subjects.ts';
 import type { createIntake } from './intake.ts';
@@ -75,6 +76,8 @@ export function createReplay(parts: {
       await database.transaction((tx) => withdrawal.withdraw(tx, subject, MISFILED));
       log.info({ document: subject.document }, 'document withdrawn: its record names another patient, who is held');
     }
+    const scans = await skipSameScans(database);
+    if (scans > 0) log.info({ records: scans }, 'held reports skipped: the same scan is filed as a DocumentReference');
     let changed = 0;
     // Behind the last one looked at: some that cannot be decided must not keep the others waiting.
     for (let after = 0; ; ) {

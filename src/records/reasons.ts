@@ -7,6 +7,7 @@ export const REASONS = {
   NO_RULE_MATCH: { kind: 'either', text: 'No classification rule matched; the default of the source applies.' },
   STATUS_NOT_FINAL: { kind: 'skip', text: 'A draft: taken when the source makes it final.' },
   DUPLICATE_HASH: { kind: 'skip', text: 'The same content is filed already.' },
+  SAME_SCAN: { kind: 'skip', text: 'A report whose scan is taken as a DocumentReference of the same patient: one record.' },
   TEST_PATIENT: { kind: 'skip', text: 'A test patient, excluded in production mode.' },
   OUT_OF_WINDOW: { kind: 'skip', text: 'Older than the configured window.' },
   SUPERSEDED: { kind: 'skip', text: 'A newer version of the same fact is filed.' },

@@ -1,5 +1,6 @@
 import type { Sql } from './database.ts';
 import { packBytes } from './packed-bytes.ts';
+import { insertAttachmentHashes } from './record-attachments.ts';
 import { sql } from './sql.ts';
 
 /** One record version as it is kept: sealed raw bytes and the stored decision on it. */
@@ -55,6 +56,8 @@ export interface NewRecord {
   patientKey: string | null;
   links: readonly { relation: string; target: string }[];
   analyte: { analyte: string; at: Date } | null;
+  /** HMAC of the bytes of each. */
+  attachments: readonly string[];
   notBefore: Date | null;
 }
 
@@ -125,6 +128,7 @@ export async function insertRecords(tx: Sql, records: readonly NewRecord[]): Pro
       select t.* from unnest(${links.map((l) => l.rec)}::text[], ${links.map((l) => l.relation)}::text[], ${links.map((l) => l.target)}::text[]) as t(rec, relation, target)
       where exists (select 1 from record r where r.rec = t.rec)
       on conflict do nothing`);
+  await insertAttachmentHashes(tx, records);
   const analytes = records.filter((record) => record.analyte !== null && record.pat !== null);
   if (analytes.length > 0)
     await tx.query(sql`
