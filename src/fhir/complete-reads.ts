@@ -72,24 +72,31 @@ export function createCompleteReads(parts: Pick<FacadeParts, 'database' | 'reada
    * A category that is granted and not open here lacks all of its documents; one that nobody of ours was granted, as in an emergency, none.
    */
   function lack(caller: Caller, which: SqlFragment, names: readonly string[]): SqlFragment {
+    const readable = (of: SqlFragment): SqlFragment =>
+      sql`exists (select 1 from (${scopeOf(parts, caller)}) s where s.inst = ${of}.inst and s.pat = ${of}.pat and s.category = ${of}.category)`;
     return sql`(select ${LINKED}, coalesce(bool_or(p.holds), false) as fetching, coalesce(bool_or(not p.holds), false) as given_up,
         coalesce(bool_or(not p.holds and p.pat = any(${names}::text[])), false) as given_up_named
-      from (select l.pat, coalesce(l.held_up_at > now() - ${HELD_UP_SECONDS} * interval '1 s', true)
-          and not bool_or(case when c.state = 'live' then coalesce(o.state, 'wanted') <> 'wanted' else coalesce(c.state = 'refused', false) end) as holds
-        from patient_link l join projection.document d on d.inst = l.inst and d.pat = l.pat and not d.withdrawn
-          left join shared_category c on c.inst = d.inst and c.pat = d.pat and c.category = d.category
-          left join shared_object o on o.recorder = d.recorder and o.document = d.doc and o.version = d.version and o.n = d.n
-        where l.state in ('bound', 'confirmed') and d.recorder <> ${own} and ${which}
-          and (c.state = 'live' or l.state = 'confirmed' and exists (select 1 from projection.permission g
-            where g.inst = d.inst and g.pat = d.pat and g.category = d.category and g.status = 'active'
-              and (g.grantee = ${`organization:${own}`} or starts_with(g.grantee, ${`member:${own}:`}))
+      from (select x.pat, coalesce(min(x.held_up_at) > now() - ${HELD_UP_SECONDS} * interval '1 s', true) and not bool_or(x.missing) as holds
+        from (select l.inst, l.pat, l.held_up_at, coalesce(o.state, 'wanted') <> 'wanted' as missing
+            from patient_link l join shared_category c on c.inst = l.inst and c.pat = l.pat and c.state = 'live'
+              join projection.document d on d.inst = c.inst and d.pat = c.pat and d.category = c.category and not d.withdrawn
+              left join shared_object o on o.recorder = d.recorder and o.document = d.doc and o.version = d.version and o.n = d.n
+            where l.state in ('bound', 'confirmed') and d.recorder <> ${own} and ${which}
+              and not exists (select 1 from shared_version v
+                where v.recorder = d.recorder and v.document = d.doc and v.version = d.version and v.commitment = d.commitment
+                  and v.inst = d.inst and v.pat = d.pat and v.category = d.category)
+              and ${readable(raw('c'))}
+          union all select l.inst, l.pat, l.held_up_at, coalesce(c.state = 'refused', false)
+            from patient_link l join projection.permission g on g.inst = l.inst and g.pat = l.pat and g.status = 'active'
+                and (g.grantee = ${`organization:${own}`} or starts_with(g.grantee, ${`member:${own}:`}))
+              left join shared_category c on c.inst = g.inst and c.pat = g.pat and c.category = g.category
+            where l.state = 'confirmed' and c.state is distinct from 'live'
               and (c.state is not null or exists (select 1 from sharing_backlog b where b.inst = g.inst)
-                or not exists (select 1 from sharing_cursor k where k.block >= g.block))))
-          and not exists (select 1 from shared_version v
-            where c.state = 'live' and v.recorder = d.recorder and v.document = d.doc and v.version = d.version and v.commitment = d.commitment
-              and v.inst = d.inst and v.pat = d.pat and v.category = d.category)
-          and exists (select 1 from (${scopeOf(parts, caller)}) s where s.inst = d.inst and s.pat = d.pat and s.category = d.category)
-        group by l.inst, l.pat) p) lack`;
+                or not exists (select 1 from sharing_cursor k where k.block >= g.block))
+              and exists (select 1 from projection.document d where d.inst = g.inst and d.pat = g.pat and d.category = g.category and not d.withdrawn
+                and d.recorder <> ${own} and ${which})
+              and ${readable(raw('g'))}) x
+        group by x.inst, x.pat) p) lack`;
   }
 
   async function search<Row extends object>(
