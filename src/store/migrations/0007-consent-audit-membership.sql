@@ -27,16 +27,13 @@ create table consent_version (
   state_key text not null,                -- what the ledger writes for it: the first permission's version, or the revoke's used/…
   statement text not null,                -- SHA-256 of the payload
   grantees text[] not null, categories text[] not null, -- its triples, in pairs
-  outbox text,                            -- null: it came from the ledger
+  outbox text not null,
   last_updated timestamptz not null,
   body bytea not null,                    -- sealed under the patient's core key, place consent/<id>/<version>
   evidence bytea,                         -- salt of the commitment to what a registrar saw, sealed at consent/<id>/<version>/evidence
   primary key (consent, version)
 );
 create index consent_version_patient on consent_version (inst, pat);
--- Up to which block the grants and revocations that reached the ledger without us (from a patient's device, another gateway, a grantee
--- who renounced) have their versions here.
-create table consent_mirror (one boolean primary key default true check (one), block bigint not null);
 
 -- Revocations accepted here and not seen on the ledger yet, and triples that a narrower grant takes away whole: they deny, whatever
 -- the sequence of a permission (architecture section 7). A row is without effect once the projection holds its used_key (the revoke's
