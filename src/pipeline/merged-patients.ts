@@ -1,8 +1,8 @@
+import type { JsonObject } from '../records/lossless-json.ts';
 import { patientLinksOf } from '../records/patient-identity.ts';
 import { goneInto, type Merge, type MergeState, mergeStateOf } from '../records/patient-merges.ts';
 import type { Sql } from '../store/database.ts';
 import { mergesAround, setMerges } from '../store/patient-merges.ts';
-import type { PatientRecord } from './patient-matching.ts';
 import type { SourceKeys } from './source-keys.ts';
 
 /** Merges at one source around some of its patients. */
@@ -25,7 +25,7 @@ export async function readMerges(
   keys: SourceKeys,
   source: string,
   around: readonly string[],
-  records: readonly PatientRecord[] = [],
+  records: readonly { key: string; resource: JsonObject }[] = [],
 ): Promise<Merges> {
   const said = (
     await Promise.all(
