@@ -143,7 +143,11 @@ export function createLinks(parts: {
       throw new CodedError('LINK_USED');
     }
     const refused = refusedFor(row);
-    if (refused !== undefined) throw new CodedError(refused);
+    if (refused !== undefined) {
+      // Linked by another code between the first look and the lock, and this one spent with it.
+      if ((await linkOf(tx, of)) !== undefined) return 'again';
+      throw new CodedError(refused);
+    }
     if (!(await bind(tx, of, row, now()))) return 'again';
     return { state: 'bound', ownPatient: row.pat };
   }
