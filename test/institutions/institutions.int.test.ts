@@ -493,7 +493,7 @@ describe('between institutions', fabricTest(), () => {
       async () => !(await granted()),
     );
     await acts.until('ended at B', async () => ((await atB()).length === 0 ? true : undefined));
-    await acts.ended(phuong.patient);
+    await acts.until('deleted at B', async () => ((await linkAtB(phuong.patient)).categories.length === 0 ? true : undefined));
 
     // It lies in the store still, as a thief would put it back; and the grant is signed by the patient.
     const asked = site.store.requests.length;
