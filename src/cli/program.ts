@@ -20,15 +20,16 @@ import { addStatusCommand } from './status.ts';
 import { addStopCommand } from './stop.ts';
 import { addTokenCommand } from './token.ts';
 
-/** The command line: one line per command. */
+/** The command line: one line per command. Throws CommanderError at a wrong word, and where help was asked for and shown. */
 export function createProgram(): Command {
   const program = new Command('oncobridge')
     .description('FHIR R4 integration server for radiation oncology: sealed records, permissions of the patient on a ledger')
     .option('-c, --config <file>', 'configuration file', process.env['ONCOBRIDGE_CONFIG'] ?? DEFAULT_CONFIG)
     .showHelpAfterError()
+    .exitOverride()
     .addHelpText(
       'after',
-      '\nExit codes: 0 ok, 1 problems found, 78 bad configuration.\nExample:\n  $ oncobridge --config config/embedded.yaml start\n  $ oncobridge pull --source ehr --json',
+      '\nExit codes: 0 ok, 1 problems found, 64 a wrong command or option, 78 bad configuration.\nExample:\n  $ oncobridge --config config/embedded.yaml start\n  $ oncobridge pull --source ehr --json',
     );
 
   addStartCommand(program);

@@ -1,12 +1,13 @@
 import { join } from 'node:path';
-import type { Command } from 'commander';
+import { type Command, CommanderError } from 'commander';
 import { CodedError } from '../errors.ts';
 import { findServer, remoteOperations } from './control-client.ts';
 import type { Operations } from './operations.ts';
 import { readSettings } from './settings.ts';
 
-/** Exit codes: 0 ok, 1 problems found, 78 bad configuration (EX_CONFIG). */
+/** Exit codes: 0 ok, 1 problems found, 64 a wrong command or option (EX_USAGE), 78 bad configuration (EX_CONFIG). */
 export const PROBLEMS = 1;
+const WRONG_USE = 64;
 const BAD_CONFIG = 78;
 const CONFIG_CODES = new Set(['CONFIG_INVALID', 'CONFIG_NOT_FOUND', 'SECRET_MISSING', 'SECRET_WEAK']);
 
@@ -42,7 +43,9 @@ export function print<T>(json: boolean | undefined, result: T, text: (result: T)
 
 /** A coded error is printed as code and text; anything else with its stack, for it is our mistake. */
 export function exitWith(error: unknown): void {
-  if (error instanceof CodedError) {
+  // It has said itself what is wrong; help that was asked for is no error.
+  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : WRONG_USE;
+  else if (error instanceof CodedError) {
     process.stderr.write(`${error.message}\n`);
     process.exitCode = CONFIG_CODES.has(error.code) ? BAD_CONFIG : PROBLEMS;
   } else {

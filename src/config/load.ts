@@ -73,35 +73,40 @@ export function loadConfig(options: LoadOptions): LoadedConfig {
   const values: ConfigValue[] = [];
   const hash = createHash('sha256');
 
-  const server = readFile(file, serverSchema, { env, problems, values, hash, generate: options.generate });
+  const { value: server, place, tree } = readFile(file, serverSchema, { env, problems, values, hash, generate: options.generate });
   const sources: LoadedSource[] = [];
-  if (server !== undefined) {
-    problems.push(...checkServer(server.value, server.place));
-    for (const [index, name] of server.value.sources.entries()) {
-      const path = resolve(dirname(file), name);
-      if (!existsSync(path)) {
-        problems.push({ severity: 'error', ...server.place(['sources', index]), message: `the file ${name} does not exist` });
-        continue;
-      }
-      const source = readFile(path, sourceSchema, { env, problems, values, hash, generate: undefined });
-      if (source !== undefined) {
-        problems.push(...checkSource(source.value, server.value, source.place));
-        if (sources.some((other) => other.config.id === source.value.id))
-          problems.push({ severity: 'error', ...source.place(['id']), message: `another source has the id ${source.value.id} already` });
-        sources.push({ file: path, config: source.value });
-      }
+  if (server !== undefined) problems.push(...checkServer(server, place));
+  // Also where the file that names them is wrong: one run shows every problem of all files.
+  for (const [index, name] of (server?.sources ?? namedSources(tree)).entries()) {
+    const path = resolve(dirname(file), name);
+    if (!existsSync(path)) {
+      problems.push({ severity: 'error', ...place(['sources', index]), message: `the file ${name} does not exist` });
+      continue;
     }
+    const source = readFile(path, sourceSchema, { env, problems, values, hash, generate: undefined });
+    const { value } = source;
+    if (value === undefined) continue;
+    if (server !== undefined) problems.push(...checkSource(value, server, source.place));
+    if (sources.some((other) => other.config.id === value.id))
+      problems.push({ severity: 'error', ...source.place(['id']), message: `another source has the id ${value.id} already` });
+    sources.push({ file: path, config: value });
   }
   const errors = problems.filter((p) => p.severity === 'error');
   if (errors.length > 0 || server === undefined) throw new ConfigError(errors);
   return {
     file,
-    server: server.value,
+    server,
     sources,
     hash: hash.digest('hex'),
     values,
     warnings: problems.filter((p) => p.severity === 'warning'),
   };
+}
+
+/** What a file that is wrong elsewhere names as its sources. */
+function namedSources(tree: unknown): readonly string[] {
+  const named = (tree as { sources?: unknown } | undefined)?.sources;
+  return Array.isArray(named) ? named.filter((name) => typeof name === 'string') : [];
 }
 
 type Path = readonly PropertyKey[];
@@ -115,7 +120,12 @@ interface Reading {
   generate: ((path: string) => string | undefined) | undefined;
 }
 
-function readFile<S extends z.ZodType>(file: string, schema: S, reading: Reading): { value: z.output<S>; place: Place } | undefined {
+/** `value` where the file is right; `tree` is what it says, right or wrong. */
+function readFile<S extends z.ZodType>(
+  file: string,
+  schema: S,
+  reading: Reading,
+): { value: z.output<S> | undefined; tree: unknown; place: Place } {
   const shown = relative(process.cwd(), file) || file;
   const lines = new LineCounter();
   const document = parseDocument(readFileSync(file, 'utf8'), { lineCounter: lines, uniqueKeys: true });
@@ -135,7 +145,7 @@ function readFile<S extends z.ZodType>(file: string, schema: S, reading: Reading
     const message = error.message.split('\n')[0]?.replace(/ at line \d+, column \d+:?$/, '') ?? 'not YAML';
     reading.problems.push({ severity: 'error', file: shown, ...at(error.pos[0]), path: '', message });
   }
-  if (document.errors.length > 0) return undefined;
+  if (document.errors.length > 0) return { value: undefined, tree: undefined, place };
 
   const from = new Map<string, string>();
   const missing: string[] = [];
@@ -158,10 +168,15 @@ function readFile<S extends z.ZodType>(file: string, schema: S, reading: Reading
 
   const parsed = schema.safeParse(tree);
   if (!parsed.success) {
-    for (const issue of parsed.error.issues) reading.problems.push(...explain(issue, schema, tree, place, missing));
-    return undefined;
+    const found = parsed.error.issues.flatMap((issue) => explain(issue, schema, tree, place, missing));
+    // A key that is written wrong is not said to be missing as well.
+    const meant = found.flatMap((one) => DID_YOU_MEAN.exec(one.message)?.[1] ?? []);
+    reading.problems.push(
+      ...found.filter((one) => !(one.message.startsWith(REQUIRED) && meant.includes(one.path.split('.').at(-1) ?? ''))),
+    );
+    return { value: undefined, tree, place };
   }
-  if (missing.length > 0) return undefined;
+  if (missing.length > 0) return { value: undefined, tree, place };
   collect(parsed.data, [], (path, value) => {
     const name = pathText(path);
     const reference = from.get(name);
@@ -178,9 +193,11 @@ function readFile<S extends z.ZodType>(file: string, schema: S, reading: Reading
     // Renewing a certificate changes nothing that a record is decided by.
     if (!secret && !certificate) reading.hash.update(`${name}=${JSON.stringify(value)}\n`);
   });
-  return { value: parsed.data, place };
+  return { value: parsed.data, tree, place };
 }
 
+const REQUIRED = 'required: ';
+const DID_YOU_MEAN = /^unknown key, did you mean ([^?]+)\?/;
 const SECRET_KEYS = new Set(['passphrase', 'secret', 'key', 'privateKey', 'clientKey']);
 function isSecretPath(path: Path): boolean {
   const last = path.at(-1);
@@ -260,7 +277,7 @@ function explain(issue: z.core.$ZodIssue, schema: z.ZodType, tree: unknown, plac
     const allowed = (issue as { options?: unknown[] }).options?.map(String) ?? [];
     return [problem(issue.path, `unknown ${issue.discriminator}${shown}${allowed.length > 0 ? `, allowed: ${allowed.join(', ')}` : ''}`)];
   }
-  if (issue.code === 'invalid_type' && given === undefined) return [problem(issue.path, `required: ${issue.expected}`)];
+  if (issue.code === 'invalid_type' && given === undefined) return [problem(issue.path, `${REQUIRED}${issue.expected}`)];
   return [problem(issue.path, issue.message.replace(/^Invalid input: /, ''))];
 }
 

@@ -95,7 +95,7 @@ test('the launcher: a result, a wrong configuration, a wrong word', async () => 
   assert.equal(checked.code, 0, checked.err);
   assert.equal((JSON.parse(checked.out) as { ok: boolean }).ok, true);
   assert.deepEqual([nothing.code, nothing.err.startsWith('CONFIG_NOT_FOUND')], [78, true]);
-  assert.deepEqual([wrong.code, /unknown command 'quarantin'[\s\S]*Usage:/.test(wrong.err)], [1, true]);
+  assert.deepEqual([wrong.code, /unknown command 'quarantin'[\s\S]*Usage:/.test(wrong.err)], [64, true]);
 });
 
 test('progress: a line a stream at its end; on a terminal those under way on one line below, rewritten', () => {

@@ -2,7 +2,6 @@
  * Runs one command after another in one process, each as `src/main.ts` does: what a launch costs (Node, the modules) is paid
  * once. `node command-host.ts`, with an IPC channel.
  */
-import { type Command, CommanderError } from 'commander';
 import { createProgram } from '../../src/cli/program.ts';
 import { exitWith } from '../../src/cli/run.ts';
 
@@ -16,12 +15,6 @@ export interface Ran {
   code: number;
   out: string;
   err: string;
-}
-
-/** A wrong word throws, in place of ending the process. */
-function throwing(command: Command): Command {
-  for (const inner of command.commands) throwing(inner);
-  return command.exitOverride();
 }
 
 const own = { ...process.env };
@@ -41,12 +34,9 @@ async function run({ args, env, terminal = false }: Asked): Promise<Ran> {
     return true;
   };
   try {
-    await throwing(createProgram())
+    await createProgram()
       .parseAsync([...args], { from: 'user' })
-      .catch((error: unknown) => {
-        if (error instanceof CommanderError) process.exitCode = error.exitCode;
-        else exitWith(error);
-      });
+      .catch(exitWith);
     ran.code = process.exitCode ?? 0;
   } finally {
     process.stdout.write = write.stdout;

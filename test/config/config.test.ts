@@ -90,6 +90,21 @@ test('a problem says file, line, column, path, what is allowed and what was mean
   }
 });
 
+test('one run shows the problems of every file, and a misspelled key once', () => {
+  const problems = problemsOf((text) => text.replace('institution:', 'instituton:'), 'embedded.yaml', {});
+  assert.deepEqual(
+    problems
+      .filter((problem) => /institut/.test(problem))
+      .map((problem) => /^(\d+:\d+ \S+: unknown key, did you mean \w+)/.exec(problem)?.[1]),
+    ['5:1 instituton: unknown key, did you mean institution'],
+  );
+  for (const secret of ['auth.key', 'auth.secret'])
+    assert.ok(
+      problems.some((problem) => problem.includes(`${secret}: the environment variable`)),
+      `${secret} of a source is not among ${JSON.stringify(problems)}`,
+    );
+});
+
 test('a Fabric identity that does not fit is said with its place', async () => {
   const institution = newId('inst');
   const [own, other] = await Promise.all([gatewayIdentity(institution), gatewayIdentity(newId('inst'))]);
