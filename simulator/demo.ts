@@ -106,7 +106,8 @@ try {
   await app.settled();
   const status = await app.operations.status({});
   story.line('  taken: goes into a document. skip: left out, for a reason that is kept. quarantine: held, sealed, until it is put right.');
-  story.line('  known: this version is stored already. A page is one answer of the source; a course is read patient by patient.');
+  story.line('  known: this version is stored already: a later stream meets again what an earlier one brought (patients, staff).');
+  story.line('  A page is one answer of the source; a course is read patient by patient.');
   story.line(
     `${pulled.filed} documents are filed and entered on the ledger, ${status.ledger.height} blocks. Consensus: ${status.ledger.consensus}.`,
   );
