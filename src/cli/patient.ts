@@ -39,7 +39,7 @@ export function addPatientCommand(program: Command): void {
     });
 }
 
-function certificateText({ institution, patient, block, erased, keyBackupsGone, removed, stays }: ErasureCertificate): string {
+function certificateText({ institution, patient, block, erased, keyBackupsGone, removed, alsoKnownAs, stays }: ErasureCertificate): string {
   const counted = (counts: object): string =>
     Object.entries(counts)
       .map(([name, count]) => `${count} ${name.replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)}`)
@@ -51,6 +51,7 @@ function certificateText({ institution, patient, block, erased, keyBackupsGone, 
     `key backups gone:   ${keyBackupsGone ?? 'at most 30 days after that'}`,
     `removed:            ${counted(removed)}`,
     `stays, for ever:    ${counted(stays)}`,
+    ...(alsoKnownAs.length === 0 ? [] : [`NOT erased:         ${alsoKnownAs.join(', ')}, other pseudonyms of the same person; erase each`]),
   ].join('\n');
 }
 

@@ -1,4 +1,5 @@
 import type { Consent } from 'fhir/r4.js';
+import { codeOf } from '../errors.ts';
 import * as keys from '../ledger/contract/keys.ts';
 import { projectedState } from '../ledger/projection-state.ts';
 import type { Database } from '../store/database.ts';
@@ -17,24 +18,63 @@ type KnownRow = ConsentRow & { statement: string };
  * alone, so that patient and privacy officer see over FHIR what holds.
  */
 export interface ConsentMirror {
-  /** Up to the newest projected block. Where nothing is new, one short query. */
+  /** Up to the newest projected block, but for patients of whom it fails: those are tried again. Where nothing is new, one short query. */
   pass(): Promise<void>;
+  /** Those of these patients whose Consents here may not be what the ledger says. */
+  behind(patients: readonly string[]): Promise<string[]>;
 }
 
-export function createConsentMirror(parts: { database: Database; rows: SealedRows; institution: string }): ConsentMirror {
+/** After so many patients the mark is moved, so that a kill loses little. */
+const BATCH = 100;
+/** Failed ones that one pass tries again. */
+const AGAIN = 20;
+
+/** `onFailed`: one patient's Consents could not be written; everybody else's go on. */
+export function createConsentMirror(parts: {
+  database: Database;
+  rows: SealedRows;
+  institution: string;
+  onFailed: (patient: string, error: unknown) => void;
+}): ConsentMirror {
   const { database, rows, institution } = parts;
   let running: Promise<void> | undefined;
+  let next: Promise<void> | undefined;
 
   async function work(): Promise<void> {
     const [at] = await database.query<{ height: number; done: number | null }>(sql`
       select height, (select block from consent_mirror) as done from projection.checkpoint`);
     if (at === undefined || (at.done ?? 0) >= at.height) return;
-    const changed = await database.query<{ pat: string }>(sql`
-      select distinct p.pat from projection.permission p join projection.patient t on t.inst = p.inst and t.pat = p.pat
-      where p.inst = ${institution} and p.grantor = 'patient' and p.block >= ${at.done ?? 0} and t.status <> 'erased' order by p.pat`);
-    for (const { pat } of changed) await mirror({ institution, patient: pat });
+    const changed = await database.query<{ pat: string; block: number }>(sql`
+      select p.pat, min(p.block) as block from projection.permission p join projection.patient t on t.inst = p.inst and t.pat = p.pat
+      where p.inst = ${institution} and p.grantor = 'patient' and p.block >= ${at.done ?? 0} and t.status <> 'erased'
+      group by p.pat order by 2, 1`);
+    for (const [i, { pat, block }] of changed.entries()) {
+      // All that changed before this block is done.
+      if (i > 0 && i % BATCH === 0) await mark(block);
+      await tryOne(pat);
+    }
+    const failed = await database.query<{ pat: string }>(sql`select pat from consent_mirror_failed order by tried_at limit ${AGAIN}`);
+    const just = new Set(changed.map((one) => one.pat));
+    for (const { pat } of failed) if (!just.has(pat)) await tryOne(pat);
+    await mark(at.height);
+  }
+
+  async function mark(block: number): Promise<void> {
     await database.query(sql`
-      insert into consent_mirror (block) values (${at.height}) on conflict (one) do update set block = greatest(consent_mirror.block, excluded.block)`);
+      insert into consent_mirror (block) values (${block}) on conflict (one) do update set block = greatest(consent_mirror.block, excluded.block)`);
+  }
+
+  /** One patient's failure is theirs: the mark goes on, they are noted, and tried again at each later block. */
+  async function tryOne(pat: string): Promise<void> {
+    try {
+      await mirror({ institution, patient: pat });
+      await database.query(sql`delete from consent_mirror_failed where pat = ${pat}`);
+    } catch (error) {
+      await database.query(sql`
+        insert into consent_mirror_failed (pat, code, tried_at) values (${pat}, ${codeOf(error) ?? 'INTERNAL'}, clock_timestamp())
+        on conflict (pat) do update set code = excluded.code, tried_at = excluded.tried_at`);
+      parts.onFailed(pat, error);
+    }
   }
 
   async function mirror(of: PatientName): Promise<void> {
@@ -97,13 +137,28 @@ export function createConsentMirror(parts: { database: Database; rows: SealedRow
   }
 
   return {
-    async pass() {
-      // One at a time: whoever asks while one is under way may have been told of a block that it does not see.
-      while (running !== undefined) await running.catch(() => {});
-      running = work().finally(() => {
-        running = undefined;
-      });
-      await running;
+    pass() {
+      // One at a time; whoever asks while one is under way shares the next with all who ask till then, for that one may not see their block.
+      if (running === undefined) {
+        running = work().finally(() => {
+          running = undefined;
+        });
+        return running;
+      }
+      next ??= running
+        .catch(() => {})
+        .then(() => {
+          next = undefined;
+          running = work().finally(() => {
+            running = undefined;
+          });
+          return running;
+        });
+      return next;
+    },
+    async behind(patients) {
+      const failed = await database.query<{ pat: string }>(sql`select pat from consent_mirror_failed where pat = any(${patients})`);
+      return failed.map((row) => row.pat);
     },
   };
 }

@@ -1,6 +1,6 @@
 import type { Consent } from 'fhir/r4.js';
 import type { Actor } from '../auth/actor.ts';
-import { CodedError } from '../errors.ts';
+import { CodedError, codeOf } from '../errors.ts';
 import type { ConsentPort, ServedResource } from '../fhir/ports.ts';
 import { newId } from '../ids.ts';
 import type { Role } from '../ledger/contract/shapes.ts';
@@ -76,7 +76,13 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
   const now = parts.now ?? (() => new Date());
   const rotation = createKeyRotation(parts);
   const grants = createGrants({ ...parts, waitMs: parts.waitMs ?? 10_000, now, onLost: () => rotation.wake() });
-  const mirror = createConsentMirror({ database, rows, institution });
+  const mirror = createConsentMirror({
+    database,
+    rows,
+    institution,
+    onFailed: (patient, error) =>
+      parts.onError?.(new Error(`Consents of ${patient} could not be taken from the ledger: ${codeOf(error) ?? 'INTERNAL'}`)),
+  });
   rotation.wake();
   let mirrored: Promise<void> = Promise.resolve();
   let closed = false;
@@ -137,7 +143,13 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
     if (condition === undefined) return undefined;
     await mirror.pass();
     const [row] = await currentConsents(database, sql`v.consent = ${id} and ${condition}`, 1);
+    if (row !== undefined) await mustBeCurrent([row.pat]);
     return row;
+  }
+
+  /** UNAVAILABLE where the ledger may say more of one of these patients than what is served of them. */
+  async function mustBeCurrent(patients: readonly string[]): Promise<void> {
+    if (patients.length > 0 && (await mirror.behind(patients)).length > 0) throw new CodedError('UNAVAILABLE');
   }
 
   /** Text and row of one new version. */
@@ -219,6 +231,7 @@ export function createConsentService(parts: ConsentServiceParts): ConsentService
       const condition = await visible(actor);
       if (condition === undefined) return [];
       await mirror.pass();
+      await mustBeCurrent([...(query.patients ?? []), ...(actor.kind === 'patient' ? [actor.patient] : [])]);
       const most = parts.maxConsents ?? 1000;
       const named = query.patients === undefined ? condition : sql`${condition} and v.pat = any(${[...query.patients]}::text[])`;
       const found = await currentConsents(database, named, most + 1);

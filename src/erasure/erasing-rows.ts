@@ -8,6 +8,8 @@ export interface RemovedRows {
   documents: number;
   rows: number;
   objects: number;
+  /** Other pseudonyms that the same ids at the sources had here: what stands under those stays. */
+  alsoKnownAs: string[];
 }
 
 /**
@@ -19,6 +21,9 @@ export async function removeRows(
   facts: { institution: string; patient: string; marks: ReturnType<typeof suppressionMarks> },
 ): Promise<RemovedRows> {
   const { institution: inst, patient: pat, marks } = facts;
+  const others = await tx.query<{ pat: string }>(sql`
+    select distinct o.pat from source_patient_was w join source_patient_was o on o.source = w.source and o.key = w.key
+    join patient p on p.pat = o.pat where w.pat = ${pat} and o.pat <> ${pat} order by o.pat`);
   const identifiers = await tx.query<{ authority: string; blind: string }>(
     sql`delete from patient_identifier where pat = ${pat} returning authority, blind`,
   );
@@ -44,11 +49,13 @@ export async function removeRows(
   const resources = await tx.query(sql`delete from resource where inst = ${inst} and pat = ${pat} returning 1`);
   const documents = await tx.query<{ document: string }>(sql`delete from document_version where pat = ${pat} returning document`);
   await tx.query(sql`delete from subject where pat = ${pat}`);
+  // After a merge some of these ids were another pseudonym's: what was filed under that one stays with it.
   const records = await tx.query(sql`
-    delete from record where pat = ${pat} or patient_key = any(${keys}) or key = any(${keys}) returning 1`);
+    delete from record where pat = ${pat} or (pat is null and (patient_key = any(${keys}) or key = any(${keys}))) returning 1`);
   const consents = await tx.query(sql`delete from consent_version where inst = ${inst} and pat = ${pat} returning 1`);
   await tx.query(sql`delete from key_rotation where pat = ${pat}`);
-  await tx.query(sql`delete from identity_decision where pat = ${pat} or key = any(${keys})`);
+  await tx.query(sql`delete from identity_decision where pat = ${pat} or (pat is null and key = any(${keys}))`);
+  await tx.query(sql`delete from source_patient_was where pat = ${pat}`);
   await tx.query(sql`delete from patient_merge where gone = any(${keys}) or survivor = any(${keys})`);
   // What other institutions share of this person ends with the link, as after a person's answer that it is somebody else.
   await tx.query(sql`update link_code set closed_at = now() where pat = ${pat} and closed_at is null`);
@@ -60,5 +67,6 @@ export async function removeRows(
     documents: new Set(documents.map((row) => row.document)).size,
     rows: resources.length + consents.length + person.length,
     objects: objects.length,
+    alsoKnownAs: others.map((row) => row.pat),
   };
 }

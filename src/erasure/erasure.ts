@@ -26,6 +26,8 @@ export interface ErasureCertificate {
   /** When the last copy of the key store may be gone that brings the keys back. */
   keyBackupsGone: string | null;
   removed: { records: number; documents: number; rows: number; objects: number };
+  /** Pseudonyms of the same person, merged or moved, that are not erased with it: each is erased by its own statement. */
+  alsoKnownAs: readonly string[];
   /** What stays on the ledger, for ever, at every institution; and the audit events here. */
   stays: { entries: number; permissions: number; categoryKeys: number; emergencyAccesses: number; auditEvents: number };
 }
@@ -139,7 +141,8 @@ export function createErasure(
           const gone = await removeRows(tx, { institution, patient: pat, marks });
           await tx.query(sql`
             update erasure set records = records + ${gone.records}, documents = documents + ${gone.documents}, rows = rows + ${gone.rows},
-              objects = objects + ${gone.objects} where pat = ${pat}`);
+              objects = objects + ${gone.objects},
+              also_known = array(select distinct unnest(also_known || ${gone.alsoKnownAs}::text[]) order by 1) where pat = ${pat}`);
         }),
       );
     // From here on nothing opens.
@@ -184,7 +187,12 @@ export function createErasure(
   async function work(whole: boolean): Promise<void> {
     for (const one of await due(whole)) {
       if (closed) return;
-      await eraseOne(one);
+      try {
+        await eraseOne(one);
+      } catch (error) {
+        // Theirs alone: whoever comes after them goes on, and this one is taken up again.
+        log.error({ pat: one.pat, code: codeOf(error) ?? 'INTERNAL' }, 'a patient could not be erased; it is tried again');
+      }
     }
   }
 
@@ -192,14 +200,20 @@ export function createErasure(
     if (closed) return;
     woken = true;
     clearTimeout(timer);
-    running ??= run()
-      .catch((error: unknown) => log.warn({ code: codeOf(error) ?? 'INTERNAL' }, 'an erasure was interrupted; it is taken up again'))
-      .finally(() => {
-        running = undefined;
-        if (closed) return;
-        if (woken) wake();
-        else timer = setTimeout(wake, RETRY_MS).unref();
-      });
+    running ??= after(
+      run().catch((error: unknown) => log.warn({ code: codeOf(error) ?? 'INTERNAL' }, 'an erasure was interrupted; it is taken up again')),
+    );
+  }
+
+  /** What was asked for meanwhile comes next; what is left, by the clock. */
+  function after(work: Promise<void>): Promise<void> {
+    return work.finally(() => {
+      running = undefined;
+      if (closed) return;
+      clearTimeout(timer);
+      if (woken) wake();
+      else timer = setTimeout(wake, RETRY_MS).unref();
+    });
   }
 
   async function run(): Promise<void> {
@@ -210,11 +224,8 @@ export function createErasure(
   }
 
   async function pass(): Promise<void> {
-    while (running !== undefined) await running;
-    running = work(true).finally(() => {
-      running = undefined;
-    });
-    await running;
+    while (running !== undefined) await running.catch(() => {});
+    await (running = after(work(true)));
   }
 
   async function certificate(patient: string): Promise<ErasureCertificate> {
@@ -225,6 +236,7 @@ export function createErasure(
       documents: number;
       rows: number;
       objects: number;
+      also_known: string[];
       entries: number;
       permissions: number;
       category_keys: number;
@@ -233,6 +245,8 @@ export function createErasure(
     }>(sql`
       select p.block, e.erased_at, coalesce(e.records, 0) as records, coalesce(e.documents, 0) as documents, coalesce(e.rows, 0) as rows,
         coalesce(e.objects, 0) as objects,
+        array(select o from unnest(e.also_known) o where not exists (
+          select 1 from projection.patient q where q.inst = p.inst and q.pat = o and q.status = 'erased')) as also_known,
         (select count(*) from projection.entry t where t.inst = p.inst and t.pat = p.pat) as entries,
         (select count(*) from projection.permission t where t.inst = p.inst and t.pat = p.pat) as permissions,
         (select count(*) from projection.category_key t where t.inst = p.inst and t.pat = p.pat) as category_keys,
@@ -249,6 +263,7 @@ export function createErasure(
       erased: erased?.toISOString() ?? null,
       keyBackupsGone: erased === null ? null : new Date(erased.getTime() + KEY_BACKUP_MS).toISOString(),
       removed: { records, documents, rows, objects },
+      alsoKnownAs: row.also_known,
       stays: {
         entries: row.entries,
         permissions: row.permissions,

@@ -4,8 +4,8 @@ import { isId } from '../ids.ts';
 import { type JsonObject, parseResource } from '../records/lossless-json.ts';
 import { compareDemographics, demographicsOf, identifiersOf, isTestPatient, patientLinksOf } from '../records/patient-identity.ts';
 import type { Database } from '../store/database.ts';
-import { everKnownAs, identityDecisions, insertIdentityDecision } from '../store/identity-decisions.ts';
-import { type BlindIdentifier, findPatients, getPatients, identifiersOfPatient, sourcePatients } from '../store/patients.ts';
+import { identityDecisions, insertIdentityDecision } from '../store/identity-decisions.ts';
+import { type BlindIdentifier, everKnownAs, findPatients, getPatients, identifiersOfPatient, sourcePatients } from '../store/patients.ts';
 import {
   countHeldOf,
   currentPatientRecord,
@@ -141,7 +141,7 @@ export function createIdentity(parts: {
     );
     const [owners, before, linked, facts, waiting, decisions] = await Promise.all([
       findPatients(database, blind),
-      everKnownAs(database, source, key),
+      everKnownAs(database, source, [key]),
       sourcePatients(database, source, [key, ...links.map((link) => link.key)]),
       matching.factsOf(source, about),
       countHeldOf(database, source, key),
@@ -151,9 +151,12 @@ export function createIdentity(parts: {
     const decision = decisions.get(key);
     const known = [
       ...new Set(
-        [...owners.map((owner) => owner.pat), ...before, now?.pat, ...links.map((link) => linked.get(link.key)?.pat)].filter(
-          (pat) => pat !== undefined && pat !== null,
-        ),
+        [
+          ...owners.map((owner) => owner.pat),
+          ...(before.get(key) ?? []),
+          now?.pat,
+          ...links.map((link) => linked.get(link.key)?.pat),
+        ].filter((pat) => pat !== undefined && pat !== null),
       ),
     ].sort();
     const [patients, filed] = await Promise.all([getPatients(database, known), filedOf(database, source, key, known)]);
@@ -168,7 +171,7 @@ export function createIdentity(parts: {
         return {
           patient,
           identifiers: owners.filter((owner) => owner.pat === patient).map((owner) => owner.authority),
-          before: before.includes(patient),
+          before: (before.get(key) ?? []).includes(patient),
           link: link?.type ?? null,
           differsOn: compared?.result === 'differs' ? compared.on : [],
           documents: new Set(filed.filter((one) => one.pat === patient).map((one) => one.sub)).size,

@@ -5,12 +5,14 @@ import { type JsonObject, parseResource, stringifyLossless } from '../records/lo
 import { compareDemographics, demographicsOf, identifiersOf, isTestPatient, patientLinksOf } from '../records/patient-identity.ts';
 import type { Reason } from '../records/reasons.ts';
 import type { Database, Sql } from '../store/database.ts';
-import { everKnownAs, type IdentityDecision, identityDecisions } from '../store/identity-decisions.ts';
+import { type IdentityDecision, identityDecisions } from '../store/identity-decisions.ts';
 import { wouldWiden } from '../store/patient-merges.ts';
 import {
   addIdentifiers,
   type BlindIdentifier,
+  everKnownAs,
   findPatients,
+  forgetHeld,
   getPatients,
   insertPatients,
   linkSourcePatients,
@@ -111,9 +113,10 @@ export function createPatientMatching(parts: {
     );
     const settled = [...settledFirst];
     const now = new Map<string, { pat: string | null; reason: string | null; resource?: JsonObject }>(before);
-    for (const look of found) {
-      const one = settledFirst.find((other) => other.key === look.record.key);
-      if (one !== undefined) now.set(one.key, { ...one, resource: look.record.resource });
+    const resources = new Map(found.map(({ record }) => [record.key, record.resource]));
+    for (const one of settledFirst) {
+      const resource = resources.get(one.key);
+      now.set(one.key, { pat: one.pat, reason: one.reason, ...(resource === undefined ? {} : { resource }) });
     }
     // Whoever goes on as somebody else comes after that one.
     for (const look of found) if (look.merged !== undefined) settled.push(await settleMerged(look, look.merged));
@@ -255,7 +258,7 @@ export function createPatientMatching(parts: {
     const [before, decisions, replaced] = await Promise.all([
       lastMatched(database, keysOf(telling)),
       identityDecisions(database, source, keysOf(looks.filter((look) => look.reason !== 'TEST_PATIENT' && look.reason !== 'ERASED'))),
-      pseudonymsOf(source, [...merges.keys]),
+      everKnownAs(database, source, [...merges.keys]),
     ]);
     for (const look of telling) {
       const pats = [...new Set(look.blind.flatMap((identifier) => owners.get(nameOf(identifier)) ?? []))];
@@ -272,9 +275,9 @@ export function createPatientMatching(parts: {
       const theirs = new Set(merges.goneInto(look.record.key).flatMap((key) => replaced.get(key) ?? []));
       const was = before.get(look.record.key);
       const own = theirs.size === 0 ? pats : pats.filter((pat) => pat === was || !theirs.has(pat));
-      const telling = own.length > 0 || was !== undefined ? own : pats;
-      const existing = telling[0] ?? was;
-      if (telling.length > 1) look.reason = 'PATIENT_AMBIGUOUS';
+      const named = own.length > 0 || was !== undefined ? own : pats;
+      const existing = named[0] ?? was;
+      if (named.length > 1) look.reason = 'PATIENT_AMBIGUOUS';
       else if (existing !== undefined) look.existing = existing;
     }
     const known = await getPatients(database, [...new Set(telling.flatMap((look) => look.existing ?? []))]);
@@ -312,11 +315,6 @@ export function createPatientMatching(parts: {
       marked.flatMap((one) => one.marks),
     );
     for (const one of marked) if (one.marks.some((mark) => erased.has(mark))) one.look.reason = 'ERASED';
-  }
-
-  /** Every pseudonym that each of these patients of a source has had here. */
-  async function pseudonymsOf(source: string, some: readonly string[]): Promise<Map<string, readonly string[]>> {
-    return new Map(await Promise.all(some.map(async (key) => [key, await everKnownAs(database, source, key)] as const)));
   }
 
   /** HMAC of all that the source says of who it is: identifiers, names, birth date, links, merges. */
@@ -395,6 +393,11 @@ export function createPatientMatching(parts: {
       tx,
       source,
       settled.filter((one) => one.mark === undefined),
+    );
+    await forgetHeld(
+      tx,
+      source,
+      settled.filter((one) => one.mark !== undefined).map((one) => one.key),
     );
     // Of two records of one person the last one tells.
     const telling = matched.flatMap(({ demographics, ...one }) => (demographics === undefined ? [] : [{ ...one, demographics }]));

@@ -20,14 +20,6 @@ export async function identityDecisions(sqlOn: Sql, source: string, keys: readon
   return new Map(rows.map((row) => [row.key, row]));
 }
 
-/** Every pseudonym under which this patient of a source was ever known. */
-export async function everKnownAs(sqlOn: Sql, source: string, key: string): Promise<string[]> {
-  const rows = await sqlOn.query<{ pat: string }>(sql`
-    select pat from record where key = ${key} and source = ${source} and type = 'Patient' and pat is not null
-    union select pat from identity_decision where source = ${source} and key = ${key} and pat is not null`);
-  return rows.map((row) => row.pat);
-}
-
 /** `detail` is sealed. */
 export async function insertIdentityDecision(
   tx: Sql,

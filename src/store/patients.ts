@@ -72,6 +72,29 @@ export async function linkSourcePatients(
     select ${source}, key, pat, reason, source_id from unnest(${links.map((l) => l.key)}::text[], ${links.map((l) => l.pat)}::text[],
       ${links.map((l) => l.reason)}::text[], ${links.map((l) => l.sealedId)}::bytea[]) as t(key, pat, reason, source_id)
     on conflict (source, key) do update set pat = excluded.pat, reason = excluded.reason`);
+  const known = links.filter((link) => link.pat !== null);
+  await tx.query(sql`
+    insert into source_patient_was (source, key, pat)
+    select ${source}, key, pat from unnest(${known.map((l) => l.key)}::text[], ${known.map((l) => l.pat)}::text[]) as t(key, pat)
+    on conflict do nothing`);
+}
+
+/** Every pseudonym that each of these patients of a source has had here. */
+export async function everKnownAs(sqlOn: Sql, source: string, keys: readonly string[]): Promise<Map<string, readonly string[]>> {
+  if (keys.length === 0) return new Map();
+  const rows = await sqlOn.query<{ key: string; pats: string[] }>(sql`
+    select key, array_agg(pat order by pat) as pats from (
+      select key, pat from source_patient_was where source = ${source} and key = any(${keys})
+      union select key, pat from identity_decision where source = ${source} and key = any(${keys}) and pat is not null) t group by key`);
+  return new Map(rows.map((row) => [row.key, row.pats]));
+}
+
+/** Drops what was held of these patients of a source before it was known that they were erased here. */
+export async function forgetHeld(tx: Sql, source: string, keys: readonly string[]): Promise<void> {
+  if (keys.length === 0) return;
+  await tx.query(sql`
+    delete from record where source = ${source} and (key = any(${keys}) or patient_key = any(${keys})) and pat is null`);
+  await tx.query(sql`delete from source_patient where source = ${source} and key = any(${keys}) and pat is null`);
 }
 
 export async function sourcePatients(

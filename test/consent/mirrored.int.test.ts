@@ -4,6 +4,7 @@ import type { Consent } from 'fhir/r4.js';
 import type { Actor } from '../../src/auth/actor.ts';
 import { provisionOf } from '../../src/consent/consent-mapping.ts';
 import { consentChanges, recordedConsent } from '../../src/consent/recorded-consents.ts';
+import { codeOf } from '../../src/errors.ts';
 import { clause, erasePatientPayload, grantPayload, TYP } from '../../src/ledger/contract/payloads.ts';
 import { sql } from '../../src/store/sql.ts';
 import { jwkThumbprint } from '../../src/vault/thumbprint.ts';
@@ -110,6 +111,30 @@ test('what a device has granted and revoked shows as a Consent to patient and of
   await device.publish('laboratory');
   await seen(officer, patient);
   assert.deepEqual(await count(), rows);
+});
+
+test('a patient of whom it fails holds up nobody else, and is tried again', async () => {
+  const [broken, fine] = [await world.enrol(), await world.enrol()];
+  const grantee = `member:${world.institution}:${clinician}`;
+  const [one, two] = [await claimPatient(world, broken), await claimPatient(world, fine)];
+  await one.grant({ grantee, category: 'laboratory', sequence: 1 });
+  const [[id] = assert.fail()] = await told(officer, broken);
+  const [kept] = await world.database.query<{ body: Buffer }>(sql`select body from consent_version where pat = ${broken}`);
+  // What it said cannot be opened, and its end is to say it once more.
+  await world.database.query(sql`update consent_version set body = ${Buffer.from('broken')} where pat = ${broken}`);
+  await one.revoke({ grantee, category: 'laboratory' });
+  await two.grant({ grantee, category: 'laboratory', sequence: 1 });
+  const [[fineId] = assert.fail()] = await told(officer, fine);
+  assert.deepEqual(await told(officer, fine), [[fineId, '1', 'active']]);
+  const refused = (error: unknown): boolean => codeOf(error) === 'UNAVAILABLE';
+  await assert.rejects(told(officer, broken), refused);
+  await assert.rejects(told(world.person(broken), broken), refused);
+  await assert.rejects(world.consents.readConsent(officer, id ?? '', new Date()), refused);
+  await world.database.query(sql`update consent_version set body = ${kept?.body} where pat = ${broken}`);
+  await two.revoke({ grantee, category: 'laboratory' });
+  assert.deepEqual(await told(officer, broken), [[id, '2', 'inactive']]);
+  // All who ask while one is under way share the next.
+  assert.equal((await Promise.all(Array.from({ length: 20 }, () => told(officer, fine)))).length, 20);
 });
 
 test('a Consent that was written here and that a device has ended: its text with the end; a name that is another patient’s', async () => {

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type { RawRecord } from '../../src/adapters/source.ts';
+import { removeRows } from '../../src/erasure/erasing-rows.ts';
 import type { IdentityAnswer } from '../../src/pipeline/identity.ts';
 import { createSourceKeys } from '../../src/pipeline/source-keys.ts';
 import { sql } from '../../src/store/sql.ts';
+import { suppressionMarks } from '../../src/store/suppression.ts';
 import { withTestDatabase } from '../store/test-database.ts';
 import { noteRecord, patientRecord, reportRecord, resultRecord, type ScriptedSource, scriptedSource } from './scripted-source.ts';
 import { createPipelineWorld, type PipelineWorld, settled } from './world.ts';
@@ -320,5 +322,48 @@ describe('patients merged at the source', () => {
     await isFiledUnder('m21', b);
     await tell(linked('m1', '2071', 3, {}, { active: false }), note('m12', 'm1'));
     await isFiledUnder('m12', a);
+  });
+
+  test('whoever was held meanwhile is compared all the same: a former pseudonym is not forgotten', async () => {
+    const [old, survivor] = await two('meanwhile1', 'meanwhile2', ['92301', '92302']);
+    await world.core.database.query(sql`update projection.patient set custody = false where pat = ${old}`);
+    // The survivor's own record is held, so that the merged one is nobody's for a while, and comes with another number then.
+    await tell(linked('meanwhile2', '92302', 2, { meanwhile1: 'replaces' }, { birthDate: '1901-01-01' }));
+    await tell(linked('meanwhile1', '92303', 2, {}));
+    await tell(linked('meanwhile2', '92302', 3, { meanwhile1: 'replaces' }), note('meanwhile1n', 'meanwhile1'));
+    assert.equal(await heldAs('meanwhile1n'), 'PATIENT_LINK_STRICTER');
+    assert.equal(await patientOf('meanwhile2'), survivor);
+  });
+
+  const erase = (patient: string) =>
+    world.core.database.transaction(async (tx) => {
+      await tx.query(sql`insert into erasure (pat, block, begun_at, audit) values (${patient}, 1, now(), 'aud-x')`);
+      return removeRows(tx, { institution: world.core.institution, patient, marks: suppressionMarks(world.core.rows) });
+    });
+
+  test('an erased survivor takes nothing of the pseudonym that was merged into them', async () => {
+    const [old, survivor] = await two('erased1', 'erased2', ['92401', '92402']);
+    await tell(note('erased1n', 'erased1'));
+    await isFiledUnder('erased1n', old);
+    await tell(linked('erased1', '92401', 2, { erased2: 'replaced-by' }), note('erased1later', 'erased1'));
+    await isFiledUnder('erased1later', survivor);
+    const records = await world.core.database.query(sql`select rec from record where pat = ${old}`);
+    assert.deepEqual((await erase(survivor)).alsoKnownAs, [old]);
+    assert.deepEqual(await world.core.database.query(sql`select rec from record where pat = ${old}`), records);
+    assert.ok(records.length > 0);
+    assert.deepEqual(await world.core.database.query(sql`select rec from record where pat = ${survivor}`), []);
+    assert.equal((await noteOf('erased1n')).pat, old);
+  });
+
+  test('what was held of somebody before they were known as erased goes when they are', async () => {
+    await tell(linked('unseen1', '92501', 1, {}));
+    await tell(note('unseen2n', 'unseen2'));
+    assert.equal(await heldAs('unseen2n'), 'PATIENT_UNKNOWN');
+    await erase(await patientOf('unseen1'));
+    await tell(linked('unseen2', '92501', 1, {}));
+    const left = await world.core.database.query(
+      sql`select 1 from record where key = ${await keyOf('DocumentReference/unseen2n')} or key = ${await keyOf('Patient/unseen2')}`,
+    );
+    assert.deepEqual(left, []);
   });
 });

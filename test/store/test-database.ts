@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { hash, randomBytes } from 'node:crypto';
 import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
@@ -60,10 +60,7 @@ export async function withTestDatabase(options: { empty?: boolean; maxConnection
 
 async function clone(adminUrl: string, name: string): Promise<void> {
   const migrations = await readMigrations();
-  const template = `template_${migrations
-    .map((m) => m.checksum.slice(0, 5))
-    .join('')
-    .slice(0, 50)}`;
+  const template = `template_${hash('sha256', migrations.map((m) => m.checksum).join(' ')).slice(0, 32)}`;
   const create = `create database ${name} template ${template}`;
   try {
     await admin(adminUrl, create);

@@ -5,7 +5,8 @@ create table erasure (
   begun_at timestamptz not null,
   erased_at timestamptz,                  -- rows, keys and objects are gone
   audit text not null,                    -- aud-… of the event that says so
-  records integer not null default 0, documents integer not null default 0, rows integer not null default 0, objects integer not null default 0
+  records integer not null default 0, documents integer not null default 0, rows integer not null default 0, objects integer not null default 0,
+  also_known text[] not null default '{}' -- other pseudonyms that the same ids at the sources had here, merged or moved; not erased with it
 );
 -- Objects that are still to be deleted.
 create table erasure_object (name text primary key, pat text not null references erasure);
