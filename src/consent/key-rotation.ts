@@ -105,7 +105,7 @@ export function createKeyRotation(
       });
       const statement = identityOf(payload);
       const named = sealed.map(({ envelope }) => ({ ...envelope, category, grantee: null, sequence: null, keyVersion: next.version }));
-      const stored = await parts.envelopes.put({ of, statement, named, given: sealed.map((one) => one.text) });
+      const stored = await parts.envelopes.put({ of, statement, named, given: sealed.map((one) => one.text), isOwn: true });
       id = await database.transaction(async (tx) => {
         const row = await outbox.add(tx, {
           transaction: 'publishCategoryKey',

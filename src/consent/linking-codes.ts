@@ -15,6 +15,9 @@ export function takeLinkCodes(sent: Consent, permissions: readonly ConsentPermis
   const given = Array.isArray(extension) ? extension : [];
   const others = given.filter((one) => one.url !== LINKING_CODE);
   const codes = given.filter((one) => one.url === LINKING_CODE).map((one) => codeIn(one.valueString));
+  // Anywhere else it would be stored, and answered, with what it stands in.
+  if (JSON.stringify([rest, others]).includes(JSON.stringify(LINKING_CODE)))
+    throw refuse('A linking code stands in an extension of the Consent itself, and nowhere deeper.');
   for (const { institution, clinician } of codes)
     if (!permissions.some(({ grantee }) => grantee === `member:${institution}:${clinician}` || grantee === `organization:${institution}`))
       throw refuse('A linking code is for a clinician whom the Consent does not name.');

@@ -13,13 +13,13 @@ export interface EnvelopeQuotas {
 
 /**
  * Counts what is about to be stored for a statement, before it is: an institution can enrol as many patients as it likes, each of whose
- * signatures the contract accepts, and must not have a store of us by that. The same statement again counts once. ENVELOPE_QUOTA.
+ * signatures the contract accepts, and must not have a store of us by that. The same statement again counts once. `times`: how often the quotas it may be. ENVELOPE_QUOTA.
  */
 export async function takeIn(
   database: Database,
-  facts: { of: LedgerPatient; statement: string; sizeBytes: number; isForeign: boolean; quotas: EnvelopeQuotas },
+  facts: { of: LedgerPatient; statement: string; sizeBytes: number; isForeign: boolean; quotas: EnvelopeQuotas; times: number },
 ): Promise<void> {
-  const { of, statement, sizeBytes, isForeign, quotas } = facts;
+  const { of, statement, sizeBytes, isForeign, quotas, times } = facts;
   await database.transaction(async (tx) => {
     // Of two at once the later sees what the earlier takes.
     await tx.query(sql`select pg_advisory_xact_lock(hashtextextended(${`device-envelopes/${of.institution}`}, 0))`);
@@ -41,9 +41,10 @@ export async function takeIn(
         (select coalesce(sum(size_bytes), 0) from kept where pat = ${of.patient})::float8 as pat_kept`);
     const { pat_day: patDay = 0, inst_day: instDay = 0, pat_kept: patKept = 0, inst_kept: instKept = 0 } = used ?? {};
     const isOver =
-      patDay + sizeBytes > quotas.maxBytesPerPatientADay ||
-      patKept + sizeBytes > quotas.maxBytesPerPatient ||
-      (isForeign && (instDay + sizeBytes > quotas.maxBytesPerInstitutionADay || instKept + sizeBytes > quotas.maxBytesPerInstitution));
+      patDay + sizeBytes > quotas.maxBytesPerPatientADay * times ||
+      patKept + sizeBytes > quotas.maxBytesPerPatient * times ||
+      (isForeign &&
+        (instDay + sizeBytes > quotas.maxBytesPerInstitutionADay * times || instKept + sizeBytes > quotas.maxBytesPerInstitution * times));
     if (isOver) throw new CodedError('ENVELOPE_QUOTA', { retryAfterSeconds: 3600 });
     await tx.query(sql`
       insert into device_envelope_intake (statement, inst, pat, size_bytes)

@@ -43,6 +43,8 @@ export interface KeptEnvelopes {
     statement: string;
     named: readonly NamedEnvelope[];
     given: readonly string[];
+    /** Made here, by the custodian: counted, and never refused for its number. */
+    isOwn?: boolean;
   }): Promise<readonly StoredEnvelope[]>;
   /** Their rows, in the transaction that brings the statement on its way: from then on no sweep takes them. */
   keep(tx: Sql, facts: { of: LedgerPatient; statement: string; outbox: string; stored: readonly StoredEnvelope[] }): Promise<void>;
@@ -53,6 +55,8 @@ export interface KeptEnvelopes {
 /** Characters: of some thirty versions of a category key. More only where the ledger has more of them. */
 const ALWAYS_FITS = 16 * 1024;
 const NOT_SEEN_YET = 8;
+/** Times of the quotas up to which the envelopes of a new key version are taken. */
+const KEY_RESERVE = 2;
 
 /** Envelopes under our own prefix: we alone may put there, so whichever gateway carries a statement keeps its envelopes. */
 export function createKeptEnvelopes(parts: {
@@ -74,7 +78,7 @@ export function createKeptEnvelopes(parts: {
   }
 
   return {
-    async put({ of, statement, named, given }) {
+    async put({ of, statement, named, given, isOwn = false }) {
       for (const one of named) if (!one.path.endsWith(`/envelopes/${one.hash}`)) throw unfit('A path does not end in the hash beside it.');
       const texts = new Map<string, string>();
       const limits = new Map<string, number>();
@@ -102,7 +106,12 @@ export function createKeptEnvelopes(parts: {
         stored.push({ ...one, sizeBytes: size });
       }
       if (texts.size === 0) return stored;
-      if (sizeBytes > 0) await takeIn(database, { of, statement, sizeBytes, isForeign: of.institution !== institution, quotas });
+      if (sizeBytes > 0) {
+        // A new key version shuts out a former reader: grants that used up what there is must not keep it away.
+        const isOfKey = named.every((one) => one.keyVersion !== null);
+        const times = isOwn ? Number.MAX_SAFE_INTEGER : isOfKey ? KEY_RESERVE : 1;
+        await takeIn(database, { of, statement, sizeBytes, isForeign: of.institution !== institution, quotas, times });
+      }
       await announcePuts(
         database,
         [...texts.keys()].map((hash) => prefix + hash),

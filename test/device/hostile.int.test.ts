@@ -256,11 +256,15 @@ describe('the door against other institutions that mean ill, and devices that ar
       const path = `${home}/envelopes/${hash}`;
       return { text, hash, named: [{ category: dose, hash, path, recipient, grantee, sequence: 1, keyVersion: null }] };
     };
-    const keep = async (of: { institution: string; patient: string }, quotas: Partial<typeof QUOTAS>) => {
+    const keep = async (
+      of: { institution: string; patient: string },
+      quotas: Partial<typeof QUOTAS>,
+      { keyVersion = null, isOwn = false }: { keyVersion?: number | null; isOwn?: boolean } = {},
+    ) => {
       const kept = createKeptEnvelopes({ ...app.core, institution: home, quotas: { ...QUOTAS, ...quotas } });
       const { text, hash, named } = await sealed(of);
       try {
-        await kept.put({ of, statement: hash, named, given: [text] });
+        await kept.put({ of, statement: hash, named: named.map((one) => ({ ...one, keyVersion })), given: [text], isOwn });
       } catch (error) {
         assert.equal(await app.core.blobs.head(`${home}/envelopes/${hash}`), undefined);
         return codeOf(error);
@@ -283,6 +287,13 @@ describe('the door against other institutions that mean ill, and devices that ar
       assert.deepEqual(came, ['stored', 'stored', 'ENVELOPE_QUOTA', 'stored'], quota);
       await rows(sql`delete from device_envelope_intake`);
     }
+    // A new key version has as much again, and what our custodian makes is never refused.
+    const perPatient = { maxBytesPerPatientADay: size + 100 };
+    const came = [];
+    for (const more of [{}, {}, { keyVersion: 2 }, { keyVersion: 2 }, { keyVersion: 2, isOwn: true }])
+      came.push(await keep({ institution: AWAY, patient: 'pat-1' }, perPatient, more));
+    assert.deepEqual(came, ['stored', 'ENVELOPE_QUOTA', 'stored', 'ENVELOPE_QUOTA', 'stored']);
+    await rows(sql`delete from device_envelope_intake`);
     // Our own patients together have none: each has their own.
     for (const name of ['pat-1', 'pat-2', 'pat-3'])
       assert.equal(

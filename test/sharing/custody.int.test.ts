@@ -181,6 +181,10 @@ describe('a patient in custody lets a clinician of another institution read', ()
     assert.equal((await fhir('Consent', consentOf({ grantees: [{ reference: 'Organization/inst-nobody' }] }))).status, 422);
     for (const { text } of [other, damaged]) assert.ok(!text.includes('ob1.') && !text.includes(parseLinkCode(code).secret));
 
+    const sent = consentOf({ grantees: organization }) as { provision: object };
+    const deeper = { ...sent, provision: { ...sent.provision, extension: [{ url: 'urn:oncobridge:linking-code', valueString: code }] } };
+    const nested = await fhir('Consent', deeper);
+    assert.deepEqual([nested.status, nested.text.includes(parseLinkCode(code).secret)], [422, false]);
     const made = await fhir('Consent', consentOf({ grantees: organization, codes: [code] }));
     assert.equal(made.status, 201, made.text);
     consent = made.consent;
